@@ -1,0 +1,1 @@
+"""Batch normalization for PyTorch that you can read, trust and ship."""

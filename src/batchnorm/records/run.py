@@ -1,0 +1,191 @@
+"""What a training run leaves behind: the rows, and the directory they live in.
+
+``runs/<id>/`` holds ``config.json``, ``environment.json``, ``metrics.jsonl`` (an `EpochRecord` a
+line), ``layers.jsonl`` (a `LayerRecord` a line) and ``summary.json`` (`RunRecord.summary`).
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+__all__ = ["QUANTILE_LEVELS", "EpochRecord", "LayerRecord", "RunRecord", "read_run"]
+
+DataSource = Literal["fashion-mnist", "embedded-sample"]
+
+QUANTILE_LEVELS = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochRecord:
+    """One epoch of one arm with one seed.
+
+    Attributes:
+        arm: ``none``, ``batch``, ``torch`` or ``scratch``.
+        seed: Seed of the weights and of the order of batches.
+        epoch: Counted from 1.
+        loss: Mean training loss over the epoch's images, as they were seen.
+        train_accuracy: Share of them classified rightly while training, 0 to 1.
+        test_accuracy_running: On the test set, with the running statistics.
+        test_accuracy_recalibrated: The same with population statistics; equal to the running one
+            for a network without batch normalization.
+        images_per_second: Training only: images of the epoch over its seconds.
+    """
+
+    arm: str
+    seed: int
+    epoch: int
+    loss: float
+    train_accuracy: float
+    test_accuracy_running: float
+    test_accuracy_recalibrated: float
+    images_per_second: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, in the order of the fields."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerRecord:
+    """What one normalization layer looked like at the end of one epoch (0: before training).
+
+    Attributes:
+        arm: As in `EpochRecord`.
+        seed: As in `EpochRecord`.
+        epoch: Counted from 1; 0 is the network before its first step.
+        layer: Name of the layer in the model; arms share the names.
+        input_quantiles: Quantiles of the layer's input over a fixed probe batch, all channels
+            together, at `QUANTILE_LEVELS`.
+        running_mean: Per channel, or None without batch normalization.
+        running_var: Per channel (unbiased), or None.
+        population_mean: Per channel, from recalibration, or None.
+        population_var: Per channel (unbiased), or None.
+        weight: gamma per channel, or None.
+        bias: beta per channel, or None.
+    """
+
+    arm: str
+    seed: int
+    epoch: int
+    layer: str
+    input_quantiles: tuple[float, ...]
+    running_mean: tuple[float, ...] | None = None
+    running_var: tuple[float, ...] | None = None
+    population_mean: tuple[float, ...] | None = None
+    population_var: tuple[float, ...] | None = None
+    weight: tuple[float, ...] | None = None
+    bias: tuple[float, ...] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, in the order of the fields."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> "LayerRecord":
+        """Inverse of `to_dict`, from a parsed line of ``layers.jsonl``."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRecord:
+    """A whole run, as read back from its directory.
+
+    Attributes:
+        name: The directory's name.
+        config: What was asked for, ``config.json``.
+        environment: Versions, commit, threads; ``environment.json``.
+        data: Which images: the whole set, or the sample that travels in the package.
+        epochs: In the order they were written.
+        layers: In the order they were written.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    data: DataSource
+    epochs: tuple[EpochRecord, ...]
+    layers: tuple[LayerRecord, ...]
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Arms in the order they ran."""
+        return tuple(dict.fromkeys(row.arm for row in self.epochs))
+
+    def seeds(self, arm: str) -> tuple[int, ...]:
+        """Seeds of one arm in the order they ran."""
+        return tuple(dict.fromkeys(row.seed for row in self.epochs if row.arm == arm))
+
+    def curve(self, arm: str, seed: int) -> tuple[EpochRecord, ...]:
+        """The epochs of one arm and seed."""
+        return tuple(row for row in self.epochs if row.arm == arm and row.seed == seed)
+
+    def summary(self) -> dict[str, Any]:
+        """The content of ``summary.json``: last epoch and all epochs of each arm and seed.
+
+        Non-finite numbers (a diverged loss) become None, since JSON has no word for them.
+        """
+        arms: dict[str, Any] = {}
+        for arm in self.arms:
+            seeds = {}
+            for seed in self.seeds(arm):
+                rows = [_measures(row) for row in self.curve(arm, seed)]
+                seeds[str(seed)] = {**rows[-1], "epochs": rows}
+            arms[arm] = {"seeds": seeds}
+        return {"data": self.data, "arms": arms}
+
+
+def _measures(row: EpochRecord) -> dict[str, float | None]:
+    values = row.to_dict()
+    for key in ("arm", "seed", "epoch"):
+        del values[key]
+    return {k: v if math.isfinite(v) else None for k, v in values.items()}
+
+
+def read_run(directory: str | Path) -> RunRecord:
+    """Read a run directory.
+
+    Args:
+        directory: As written by ``batchnorm train``; a run in progress is fine.
+
+    Raises:
+        FileNotFoundError: If there is no run there.
+        ValueError: If a file of the run is not what it should be; the text names the file.
+    """
+    directory = Path(directory)
+    if not (directory / "config.json").is_file():
+        raise FileNotFoundError(f"read_run: directory expected a run with config.json, got {directory}")
+    config = _read_object(directory / "config.json")
+    environment = _read_object(directory / "environment.json")
+    try:
+        epochs = tuple(EpochRecord(**row) for row in _read_lines(directory / "metrics.jsonl"))
+        layers = tuple(LayerRecord.from_dict(row) for row in _read_lines(directory / "layers.jsonl"))
+    except TypeError as error:
+        raise ValueError(f"read_run: {directory} expected rows of a run, got {error}") from error
+    data: DataSource = "embedded-sample" if environment.get("data") == "embedded-sample" else "fashion-mnist"
+    return RunRecord(directory.resolve().name, config, environment, data, epochs, layers)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(f"read_run: {path} expected a JSON object, got {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"read_run: {path} expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _read_lines(path: Path) -> Iterable[dict[str, Any]]:
+    if not path.is_file():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            yield json.loads(line)
+        except ValueError as error:
+            if number == len(lines):  # a killed process leaves at most one unfinished line, the last
+                return
+            raise ValueError(f"read_run: {path} expected JSON on line {number}, got {error}") from error
