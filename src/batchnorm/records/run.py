@@ -86,7 +86,8 @@ class LayerRecord:
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> "LayerRecord":
         """Inverse of `to_dict`, from a parsed line of ``layers.jsonl``."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
+        return cls(**fields)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,6 @@
+"""Batch-norm layers and their kinds of statistics."""
+
+from batchnorm.nn import statistics
+from batchnorm.nn.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+
+__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "statistics"]

@@ -1,0 +1,16 @@
+"""Batch normalization as operators: one meaning, several kernels."""
+
+from batchnorm.ops.activations import ACTIVATIONS
+from batchnorm.ops.arguments import NONFINITE
+from batchnorm.ops.backend import BACKENDS, check_backend, has_native, resolve_backend
+from batchnorm.ops.batch_norm import batch_norm
+
+__all__ = [
+    "ACTIVATIONS",
+    "BACKENDS",
+    "NONFINITE",
+    "batch_norm",
+    "check_backend",
+    "has_native",
+    "resolve_backend",
+]

@@ -1,0 +1,92 @@
+"""What `batch_norm` refuses, and the words it refuses it with.
+
+Exception types are torch's own for the same misuse.
+"""
+
+import torch
+from torch import Tensor
+
+__all__ = ["NONFINITE", "check_arguments"]
+
+NONFINITE = ("propagate", "skip", "raise")
+
+_FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def check_arguments(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    training: bool,
+    eps: float,
+    nonfinite: str,
+) -> None:
+    """Raise unless `batch_norm` has an answer for these arguments.
+
+    Raises:
+        ValueError: Rank below 2, one value per channel in training, ``eps`` or ``nonfinite`` out of
+            range, or no statistics to predict with.
+        NotImplementedError: The input is not floating.
+        RuntimeError: A size or dtype does not fit the input's.
+    """
+    if input.dim() < 2:
+        raise ValueError(f"batch_norm: input expected shape (N, C, *spatial), got {_shape(input)}")
+    if input.dtype not in _FLOATING:
+        raise NotImplementedError(
+            f"batch_norm: input expected float32, bfloat16, float16 or float64, got {_name(input.dtype)}"
+        )
+    if training:
+        # written so that eps = NaN is refused too
+        if not eps > 0:
+            raise ValueError(f"batch_norm: eps must be positive in training, expected > 0, got {eps}")
+        if input.numel() == input.shape[1]:
+            raise ValueError(
+                "batch_norm: input expected more than 1 value per channel in training, "
+                f"got shape {_shape(input)}"
+            )
+    else:
+        if not eps >= 0:
+            raise ValueError(f"batch_norm: eps must be non-negative, expected >= 0, got {eps}")
+        if running_mean is None or running_var is None:
+            raise ValueError(
+                "batch_norm: running_mean and running_var expected tensors in prediction, got None"
+            )
+    if eps == float("inf"):
+        raise ValueError("batch_norm: eps expected a finite number, got inf")
+    if nonfinite not in NONFINITE:
+        raise ValueError(f"batch_norm: nonfinite expected one of {', '.join(NONFINITE)}, got {nonfinite!r}")
+    channels = input.shape[1:2]
+    for name, values in (
+        ("running_mean", running_mean),
+        ("running_var", running_var),
+        ("weight", weight),
+        ("bias", bias),
+    ):
+        if values is None:
+            continue
+        if values.shape != channels:
+            raise RuntimeError(
+                f"batch_norm: input expected {values.numel()} channels, the size of {name}, "
+                f"got {channels[0]} in shape {_shape(input)}"
+            )
+        if values.dtype != input.dtype and (values.dtype != torch.float32 or input.dtype == torch.float64):
+            raise RuntimeError(
+                f"batch_norm: {name} expected {_name(input.dtype)} like the input or float32 beside a "
+                f"half-precision one, got {_name(values.dtype)}"
+            )
+    if residual is not None and (residual.shape != input.shape or residual.dtype != input.dtype):
+        raise RuntimeError(
+            f"batch_norm: residual expected shape {_shape(input)} and {_name(input.dtype)}, "
+            f"got {_shape(residual)} and {_name(residual.dtype)}"
+        )
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(tuple(tensor.shape))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

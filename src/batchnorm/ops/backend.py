@@ -1,0 +1,68 @@
+"""Which of the four rungs computes: eager, native or torch; ``auto`` chooses.
+
+``native`` means a kernel of ours registered for the tensor's device; the torch dispatcher finds it.
+``torch`` is torch's own `batch_norm`, kept to compare with and to fall back on.
+"""
+
+import functools
+import os
+
+import torch
+from torch import Tensor
+
+__all__ = ["BACKENDS", "check_backend", "has_native", "resolve_backend"]
+
+BACKENDS = ("auto", "eager", "native", "torch")
+
+# Torch's names of the dispatch keys, where they are not the device type in capitals.
+_KEYS = {"cuda": "CUDA", "cpu": "CPU", "xpu": "XPU", "mps": "MPS"}
+
+
+def check_backend(backend: str, argument: str = "backend") -> str:
+    """Return ``backend`` if it is one of `BACKENDS`.
+
+    Raises:
+        ValueError: If it is not; the text names ``argument``.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"batch_norm: {argument} expected one of {', '.join(BACKENDS)}, got {backend!r}")
+    return backend
+
+
+@functools.cache
+def has_native(device_type: str) -> bool:
+    """Whether a compiled kernel of ours serves this kind of device (``"cpu"``, ``"cuda"``, …)."""
+    key = _KEYS.get(device_type)
+    return key is not None and torch._C._dispatch_has_kernel_for_dispatch_key(
+        "batchnorm::batch_norm_forward", key
+    )
+
+
+def resolve_backend(backend: str, input: Tensor) -> str:
+    """Turn a wish into a rung: ``eager``, ``native`` or ``torch``.
+
+    ``auto`` takes ``BATCHNORM_BACKEND`` if that is set, else the native kernel where there is one,
+    else torch's; on a CPU, where torch sums channels_last data in float32 without blocks and loses
+    digits, it takes eager for those.
+
+    Args:
+        backend: One of `BACKENDS`.
+        input: The tensor to normalize; its device and layout matter.
+
+    Raises:
+        ValueError: If ``backend`` or ``BATCHNORM_BACKEND`` is not known.
+        RuntimeError: If ``native`` is asked for and no kernel serves the device.
+    """
+    if backend == "auto":
+        backend = check_backend(os.environ.get("BATCHNORM_BACKEND", "auto"), "BATCHNORM_BACKEND")
+    if backend == "auto":
+        if has_native(input.device.type):
+            return "native"
+        accurate = input.device.type != "cpu" or input.is_contiguous()
+        return "torch" if accurate else "eager"
+    if backend == "native" and not has_native(input.device.type):
+        raise RuntimeError(
+            f"batch_norm: backend expected a compiled kernel for device {input.device.type!r}, got none; "
+            "'python -m batchnorm.ops.build' compiles the CPU kernels"
+        )
+    return check_backend(backend)

@@ -1,0 +1,125 @@
+"""Every operator of the library ``batchnorm``: its schema, its fake kernel, its default kernel.
+
+The default kernels are the plain torch ones of `eager`, registered for all devices at once
+(CompositeExplicitAutograd). A compiled backend registers its own under its dispatch key and wins
+there; nothing above this file changes. Autograd is in `batch_norm`: an `autograd.Function` over
+these ops costs half the overhead of `register_autograd` on small tensors.
+
+Legend: N batch, C channels, M values per channel. ``mean``, ``var`` (biased) are (C,) in the
+accumulation dtype: float64 for float64 input, else float32. ``activation`` is a place in
+`activations.ACTIVATIONS`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from batchnorm.ops import eager
+
+__all__ = ["LIBRARY", "SCHEMAS"]
+
+SCHEMAS = (
+    "batch_norm_forward(Tensor input, Tensor? weight, Tensor? bias, Tensor? residual,"
+    " float eps, int activation) -> (Tensor output, Tensor mean, Tensor var)",
+    "batch_norm_backward(Tensor grad_output, Tensor input, Tensor? weight, Tensor? bias,"
+    " Tensor? residual, Tensor mean, Tensor var, float eps, int activation)"
+    " -> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias, Tensor grad_residual)",
+    "normalize(Tensor input, Tensor mean, Tensor var, Tensor? weight, Tensor? bias,"
+    " Tensor? residual, float eps, int activation) -> Tensor",
+    "normalize_backward(Tensor grad_output, Tensor input, Tensor mean, Tensor var, Tensor? weight,"
+    " Tensor? bias, Tensor? residual, float eps, int activation)"
+    " -> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias, Tensor grad_residual)",
+    "update_running_stats(Tensor(a!) running_mean, Tensor(b!) running_var,"
+    " Tensor(c!)? num_batches_tracked, Tensor mean, Tensor var, int count, float? momentum,"
+    " bool skip_nonfinite) -> ()",
+)
+
+LIBRARY = torch.library.Library("batchnorm", "DEF")  # type: ignore[no-untyped-call]
+
+
+def _fake_statistics(input: Tensor) -> tuple[Tensor, Tensor]:
+    shape, dtype = (input.shape[1],), eager.accumulation_dtype(input)
+    return input.new_empty(shape, dtype=dtype), input.new_empty(shape, dtype=dtype)
+
+
+def _fake_output(input: Tensor) -> Tensor:
+    return torch.empty_like(input, memory_format=eager.output_format(input))
+
+
+def _fake_forward(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    eps: float,
+    activation: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _fake_output(input), *_fake_statistics(input)
+
+
+def _fake_gradients(
+    input: Tensor, residual: Tensor | None, activation: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    grad_residual = input.new_empty((0,)) if residual is None or activation == 0 else _fake_output(input)
+    return _fake_output(input), *_fake_statistics(input), grad_residual
+
+
+def _fake_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    eps: float,
+    activation: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _fake_gradients(input, residual, activation)
+
+
+def _fake_normalize(
+    input: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    eps: float,
+    activation: int,
+) -> Tensor:
+    return _fake_output(input)
+
+
+def _fake_normalize_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    eps: float,
+    activation: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _fake_gradients(input, residual, activation)
+
+
+def _fake_update(*_: object) -> None:
+    return None
+
+
+_FAKES: dict[str, Callable[..., Any]] = {
+    "batch_norm_forward": _fake_forward,
+    "batch_norm_backward": _fake_backward,
+    "normalize": _fake_normalize,
+    "normalize_backward": _fake_normalize_backward,
+    "update_running_stats": _fake_update,
+}
+
+for _schema in SCHEMAS:
+    _name = LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
+    LIBRARY.impl(_name, getattr(eager, _name), "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    torch.library.register_fake(f"batchnorm::{_name}", _FAKES[_name], lib=LIBRARY)
