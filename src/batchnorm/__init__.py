@@ -1,1 +1,38 @@
-"""Batch normalization for PyTorch that you can read, trust and ship."""
+"""Batch normalization for PyTorch that you can read, trust and ship.
+
+Names are imported when first used: the command line answers ``--help`` without loading torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from batchnorm import nn, ops
+    from batchnorm.nn import BatchNorm1d, BatchNorm2d, BatchNorm3d
+    from batchnorm.nn import statistics as stats
+    from batchnorm.surgery import recalibrate
+
+__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "nn", "ops", "recalibrate", "stats"]
+
+_HOMES = {
+    "BatchNorm1d": "batchnorm.nn",
+    "BatchNorm2d": "batchnorm.nn",
+    "BatchNorm3d": "batchnorm.nn",
+    "recalibrate": "batchnorm.surgery",
+}
+_MODULES = {"nn": "batchnorm.nn", "ops": "batchnorm.ops", "stats": "batchnorm.nn.statistics"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    elif name in _MODULES:
+        value = importlib.import_module(_MODULES[name])
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

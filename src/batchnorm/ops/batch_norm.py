@@ -183,6 +183,9 @@ def batch_norm(
     rung = resolve_backend(backend, input)
     check_arguments(input, running_mean, running_var, weight, bias, residual, training, eps, nonfinite)
     if rung == "torch":
+        if input.dtype in (torch.float16, torch.bfloat16):
+            # beside half data torch takes parameters and statistics of one dtype only; ours are float32
+            weight, bias = (None if p is None else p.float() for p in (weight, bias))
         track = training and running_mean is not None
         plain = nonfinite == "propagate" and momentum is not None
         if plain or not training:

@@ -44,8 +44,14 @@ class EpochRecord:
     images_per_second: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, in the order of the fields."""
-        return dataclasses.asdict(self)
+        """Plain JSON values in the order of the fields; a non-finite number becomes None."""
+        return {key: _to_json(value) for key, value in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> "EpochRecord":
+        """Inverse of `to_dict`, from a parsed line of ``metrics.jsonl``; None becomes NaN."""
+        fields: dict[str, Any] = {key: math.nan if value is None else value for key, value in row.items()}
+        return cls(**fields)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,13 +86,16 @@ class LayerRecord:
     bias: tuple[float, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, in the order of the fields."""
-        return dataclasses.asdict(self)
+        """Plain JSON values in the order of the fields; a non-finite number becomes None."""
+        return {key: _to_json(value) for key, value in dataclasses.asdict(self).items()}
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> "LayerRecord":
-        """Inverse of `to_dict`, from a parsed line of ``layers.jsonl``."""
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
+        """Inverse of `to_dict`, from a parsed line of ``layers.jsonl``; None in a list becomes NaN."""
+        fields: dict[str, Any] = {
+            key: tuple(math.nan if v is None else v for v in value) if isinstance(value, list) else value
+            for key, value in row.items()
+        }
         return cls(**fields)
 
 
@@ -126,7 +135,7 @@ class RunRecord:
     def summary(self) -> dict[str, Any]:
         """The content of ``summary.json``: last epoch and all epochs of each arm and seed.
 
-        Non-finite numbers (a diverged loss) become None, since JSON has no word for them.
+        Non-finite numbers (a diverged loss) are None, since JSON has no word for them.
         """
         arms: dict[str, Any] = {}
         for arm in self.arms:
@@ -138,11 +147,14 @@ class RunRecord:
         return {"data": self.data, "arms": arms}
 
 
-def _measures(row: EpochRecord) -> dict[str, float | None]:
-    values = row.to_dict()
-    for key in ("arm", "seed", "epoch"):
-        del values[key]
-    return {k: v if math.isfinite(v) else None for k, v in values.items()}
+def _to_json(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_to_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _measures(row: EpochRecord) -> dict[str, Any]:
+    return {key: value for key, value in row.to_dict().items() if key not in ("arm", "seed", "epoch")}
 
 
 def read_run(directory: str | Path) -> RunRecord:
@@ -161,7 +173,7 @@ def read_run(directory: str | Path) -> RunRecord:
     config = _read_object(directory / "config.json")
     environment = _read_object(directory / "environment.json")
     try:
-        epochs = tuple(EpochRecord(**row) for row in _read_lines(directory / "metrics.jsonl"))
+        epochs = tuple(EpochRecord.from_dict(row) for row in _read_lines(directory / "metrics.jsonl"))
         layers = tuple(LayerRecord.from_dict(row) for row in _read_lines(directory / "layers.jsonl"))
     except TypeError as error:
         raise ValueError(f"read_run: {directory} expected rows of a run, got {error}") from error

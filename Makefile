@@ -1,0 +1,50 @@
+# `make run` sets up and trains; `make test` sets up and checks. A second call installs nothing.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# Debian's packages are taken where we may: as root, with apt. Elsewhere the data are downloaded
+# and the browser tests say that they are skipped.
+APT := $(shell test "$$(id -u)" = 0 && command -v apt-get)
+DATA := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
+CHROMIUM := /usr/bin/chromium
+
+.PHONY: run test check fix clean
+
+run: .venv/run.stamp $(if $(APT),$(DATA))
+	$(BIN)/batchnorm train
+
+test: check
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+
+check: .venv/dev.stamp $(if $(APT),$(DATA) $(CHROMIUM))
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: .venv/dev.stamp
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf .venv build src/*.egg-info
+
+.venv/pip.stamp:
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
+	@touch $@
+
+.venv/run.stamp: .venv/pip.stamp pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train]'
+	@touch $@
+
+.venv/dev.stamp: .venv/run.stamp
+	$(BIN)/pip install --quiet --constraint constraints.txt --group dev
+	@touch $@
+
+$(DATA):
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends dataset-fashion-mnist
+
+$(CHROMIUM):
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium

@@ -1,0 +1,5 @@
+"""``python -m batchnorm``, the same as ``batchnorm``."""
+
+from batchnorm.cli import main
+
+main()

@@ -1,0 +1,60 @@
+"""The program ``batchnorm``: its commands, and what an error looks like.
+
+Exit codes: 0 clean, 1 findings, 2 misuse or unreadable input, 3 a fault of ours, 130 interrupted.
+"""
+
+import os
+import sys
+from typing import Any, NoReturn
+
+import typer
+
+from batchnorm.cli import train
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="batchnorm",
+    help="Batch normalization for PyTorch that you can read, trust and ship.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+# Typer carries click or, in later versions, a copy of it; this is that one's UsageError.
+_UsageError: Any = typer.BadParameter.__mro__[1]
+
+app.command("train", help=train.HELP)(train.command)
+
+
+@app.callback()
+def _root() -> None:
+    # A callback makes typer keep the command's name while there is only one.
+    pass
+
+
+def main() -> NoReturn:
+    """Run the program; an error is one line on standard error, never a traceback.
+
+    ``BATCHNORM_DEBUG=1`` lets exceptions through.
+    """
+    arguments = sys.argv[1:] or ["--help"]
+    if os.environ.get("BATCHNORM_DEBUG"):
+        sys.exit(app(arguments, standalone_mode=False) or 0)
+    try:
+        sys.exit(app(arguments, standalone_mode=False) or 0)
+    except _UsageError as error:
+        _fail(error.format_message(), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted", 130)
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        _fail(f"{error.strerror or error}{where}", 2)
+    except (ValueError, RuntimeError, FloatingPointError) as error:
+        _fail(str(error), 2)
+    except Exception as error:
+        _fail(f"{type(error).__name__}: {error} (a fault of ours; BATCHNORM_DEBUG=1 shows where)", 3)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"batchnorm: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)

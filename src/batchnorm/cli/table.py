@@ -1,0 +1,74 @@
+"""The end of a training run, in the textbook's words."""
+
+import statistics
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from batchnorm.records import EpochRecord, LayerRecord, RunRecord
+
+__all__ = ["show"]
+
+_COLUMNS = {
+    "loss": "loss",
+    "train_accuracy": "train acc",
+    "test_accuracy_running": "test acc, running",
+    "test_accuracy_recalibrated": "test acc, recalibrated",
+    "images_per_second": "examples/sec",
+}
+
+
+def show(console: Console, run: RunRecord, directory: Path, page: Path | None) -> None:
+    """Print the table, the first layer's gamma and beta, and where everything is.
+
+    Args:
+        console: Where to print.
+        run: A finished run.
+        directory: Of the run.
+        page: The report, if it could be written.
+    """
+    if run.data == "embedded-sample":
+        console.print("[bold yellow]EMBEDDED SAMPLE[/]: 6,000 images, not Fashion-MNIST's 60,000")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("arm")
+    for title in _COLUMNS.values():
+        table.add_column(title, justify="right")
+    for arm in run.arms:
+        last = [run.curve(arm, seed)[-1] for seed in run.seeds(arm)]
+        table.add_row(arm, *(_cell(last, name) for name in _COLUMNS))
+    console.print(table)
+    for row in _first_layers(run):
+        if row.weight is not None:
+            console.print(f"{row.arm} {row.layer} gamma {_vector(row.weight)}")
+        if row.bias is not None:
+            console.print(f"{row.arm} {row.layer} beta  {_vector(row.bias)}")
+    console.print(f"records {directory}", soft_wrap=True)
+    if page is not None:
+        console.print(f"report  {page}", soft_wrap=True)
+
+
+def _cell(rows: list[EpochRecord], name: str) -> str:
+    values = [float(getattr(row, name)) for row in rows]
+    digits = ",.0f" if name == "images_per_second" else ".3f"
+    text = format(statistics.fmean(values), digits)
+    if len(values) > 1:
+        text += f" ± {format(statistics.stdev(values), digits)}"
+    return text
+
+
+def _first_layers(run: RunRecord) -> list[LayerRecord]:
+    """Last state of the first normalization layer, of each arm's first seed."""
+    rows: dict[str, LayerRecord] = {}
+    for arm in run.arms:
+        seed = run.seeds(arm)[0]
+        layers = [row for row in run.layers if row.arm == arm and row.seed == seed]
+        if layers:
+            first = layers[0].layer
+            rows[arm] = [row for row in layers if row.layer == first][-1]
+    return list(rows.values())
+
+
+def _vector(values: tuple[float, ...]) -> str:
+    shown = ", ".join(f"{value:.4f}" for value in values[:16])
+    return f"[{shown}{', …' if len(values) > 16 else ''}]".replace("[", r"\[")

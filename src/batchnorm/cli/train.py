@@ -1,0 +1,111 @@
+"""``batchnorm train``: the textbook's experiment, and variations of it."""
+
+import dataclasses
+import datetime
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:  # torch takes a second; --help shall not wait for it
+    from batchnorm.train import TrainConfig
+
+__all__ = ["HELP", "command"]
+
+HELP = """Train a network on Fashion-MNIST with and without batch normalization, side by side.
+
+The defaults are the textbook's experiment: LeNet with sigmoid, SGD, learning rate 1.0, batches of
+256, 10 epochs. After each epoch the test accuracy is taken twice: with the running statistics, and
+with statistics recalibrated over training images."""
+
+Setting = typer.Option
+
+
+def command(
+    model: Annotated[str, Setting(help="lenet, resnet20, resnet56 or resnet110.")] = "lenet",
+    arms: Annotated[
+        str, Setting(help="Comma-separated: none, batch (ours), torch (torch.nn's), scratch (plain torch).")
+    ] = "none,batch",
+    seeds: Annotated[str, Setting(help="Comma-separated numbers or ranges, as 0,1 or 0-5.")] = "0",
+    epochs: Annotated[int, Setting(help="Passes over the training set.")] = 10,
+    batch_size: Annotated[int, Setting(help="Images per step.")] = 256,
+    lr: Annotated[float, Setting(help="Learning rate.")] = 1.0,
+    optimizer: Annotated[str, Setting(help="sgd or adam.")] = "sgd",
+    momentum: Annotated[float, Setting(help="Of SGD.")] = 0.0,
+    weight_decay: Annotated[float, Setting(help="Of weights; never of batch norm or biases.")] = 0.0,
+    schedule: Annotated[str, Setting(help="constant, cosine or step.")] = "constant",
+    accumulate: Annotated[int, Setting(help="Micro-batches per step; divides the batch size.")] = 1,
+    clip: Annotated[float | None, Setting(help="Largest gradient norm.")] = None,
+    precision: Annotated[str, Setting(help="float32, bfloat16 or float16.")] = "float32",
+    train_images: Annotated[int | None, Setting(help="Use only the first so many.")] = None,
+    recalibration_images: Annotated[int, Setting(help="Images for population statistics.")] = 5120,
+    backend: Annotated[str, Setting(help="Of our layers: auto, eager, native or torch.")] = "auto",
+    device: Annotated[str, Setting(help="cpu, cuda, …")] = "cpu",
+    threads: Annotated[int | None, Setting(help="CPU threads.")] = None,
+    deterministic: Annotated[bool, Setting("--deterministic", help="Demand it of torch.")] = False,
+    data_dir: Annotated[Path | None, Setting(help="Directory with the four Fashion-MNIST files.")] = None,
+    out: Annotated[
+        Path | None, Setting(help="Directory of the run; runs/<time>-<model> if not given.")
+    ] = None,
+    resume: Annotated[
+        bool, Setting("--resume", help="Go on with the run in --out, or with the last one.")
+    ] = False,
+    as_json: Annotated[bool, Setting("--json", help="Print the summary as JSON and nothing else.")] = False,
+) -> None:
+    """Train, print the table, write the report."""
+    given = dict(locals())
+    from batchnorm.cli import progress, report, table
+    from batchnorm.data import load_fashion_mnist
+    from batchnorm.train import TrainConfig, train
+
+    given |= {"arms": _words(arms), "seeds": _numbers(seeds)}
+    config = TrainConfig(**{field.name: given[field.name] for field in dataclasses.fields(TrainConfig)})
+    directory = _directory(out, config, resume)
+    console = progress.make_console(as_json)
+    data = load_fashion_mnist(data_dir, notify=lambda warning: progress.warn(str(warning)))
+    with progress.Bars(console, config) as bars:
+        try:
+            run = train(config, data, directory, bars, resume=resume)
+        except (KeyboardInterrupt, OSError):
+            progress.warn(
+                f"stopped; the same command with --resume --out {directory} goes on from the last epoch"
+            )
+            raise
+    if not progress.LEADS:
+        return
+    page = report.write(run, directory)
+    if as_json:
+        print(json.dumps({"directory": str(directory), **run.summary()}))
+    else:
+        table.show(console, run, directory, page)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    numbers: list[int] = []
+    for word in _words(text):
+        first, dash, last = word.partition("-")
+        try:
+            numbers += range(int(first), int(last if dash else first) + 1)
+        except ValueError:
+            raise ValueError(f"train: seeds expected numbers as 0,1 or 0-5, got {text!r}") from None
+    return tuple(numbers)
+
+
+def _directory(out: Path | None, config: "TrainConfig", resume: bool) -> Path:
+    """Where the run lives: as asked, or the newest run with these settings, or a new place."""
+    if out is not None:
+        return out
+    if "WORLD_SIZE" in os.environ:
+        raise ValueError("train: out expected a directory when started by torchrun, got none")
+    if not resume:
+        return Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{config.model}"
+    for path in sorted(Path("runs").glob("*/config.json"), reverse=True):
+        if json.loads(path.read_text()) == config.to_dict():
+            return path.parent
+    raise ValueError("train: resume expected a run with these settings under runs, got none")

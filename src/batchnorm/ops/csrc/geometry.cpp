@@ -1,0 +1,71 @@
+// The cut of a tensor into groups, blocks and segments; the sizes were chosen by measurement.
+
+#include "geometry.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace batchnorm {
+namespace {
+
+constexpr int64_t SHORT_ROW = 64;           // shorter rows are faster as columns
+constexpr int64_t CACHE_BYTES = 192 << 10;  // of one array; with its output or gradient it fits an L2 cache
+constexpr int64_t PAGE_BYTES = 4096;        // a group's run in one image, to stay friends with the prefetcher
+constexpr int64_t BLOCK_VALUES = 65536;      // of the columns view, between 64 and 256 rows
+constexpr int64_t SEGMENT_VALUES = 16384;   // fewer are not worth a thread
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+void cut_channels(Geometry& g, int64_t group_channels) {
+  g.group_channels = std::clamp<int64_t>(group_channels, 1, std::max<int64_t>(g.C, 1));
+  g.groups = divide_up(g.C, g.group_channels);
+  if (g.groups > 0) g.group_channels = divide_up(g.C, g.groups);
+  if (g.groups > 0) g.groups = divide_up(g.C, g.group_channels);
+}
+
+// `values`: of one unit in one group.
+void cut_units(Geometry& g, int64_t block_units, int64_t values) {
+  g.block_units = std::max<int64_t>(1, block_units);
+  const int64_t blocks = divide_up(g.units, g.block_units);
+  const int64_t worth = std::min(g.units * values / SEGMENT_VALUES, blocks);
+  const int64_t segments = std::clamp<int64_t>(worth, 1, MAX_SEGMENTS);
+  g.segment_units = std::max<int64_t>(1, divide_up(blocks, segments)) * g.block_units;
+  g.segments = std::max<int64_t>(1, divide_up(g.units, g.segment_units));
+}
+
+}  // namespace
+
+Geometry cut(int64_t N, int64_t C, int64_t S, bool channels_last, int64_t value_bytes) {
+  Geometry g{};
+  g.N = N, g.C = C, g.S = S;
+  g.columns = channels_last || S < SHORT_ROW;
+  g.inner = g.repeat = g.pieces = 1;
+  if (!g.columns) {
+    g.pieces = std::max<int64_t>(1, (S + PIECE / 2) / PIECE);
+    g.units = N * g.pieces;
+    const int64_t friendly = divide_up(PAGE_BYTES, S * value_bytes);
+    const int64_t cached = CACHE_BYTES / std::max<int64_t>(N * S * value_bytes, 1);
+    cut_channels(g, std::max(friendly, std::min<int64_t>(cached, 64)));
+    const int64_t unit = std::min(S, PIECE);
+    cut_units(g, PIECE / unit, unit * g.group_channels);
+    return g;
+  }
+  g.inner = channels_last ? 1 : S;
+  const int64_t rows = channels_last ? N * S : N;
+  const int64_t width = C * g.inner;
+  if (width > 0 && width <= MAX_WIDTH / 4) {
+    // a multiple of `even` rows fills vectors of 16 lanes without a remainder
+    const int64_t even = 16 / std::gcd<int64_t>(width, 16);
+    const int64_t most = MAX_WIDTH / width;
+    g.repeat = std::clamp<int64_t>(most - (most >= even ? most % even : 0), 1, std::max<int64_t>(rows, 1));
+  }
+  g.units = rows / g.repeat;
+  g.rest = rows % g.repeat;
+  g.row_stride = width * g.repeat;
+  cut_channels(g, MAX_WIDTH / (g.inner * g.repeat));
+  const int64_t group_width = std::max<int64_t>(1, g.group_channels * g.inner * g.repeat);
+  cut_units(g, std::clamp<int64_t>(BLOCK_VALUES / group_width, 64, 256), group_width);
+  return g;
+}
+
+}  // namespace batchnorm

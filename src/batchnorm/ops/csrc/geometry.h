@@ -1,0 +1,57 @@
+// How the kernels walk a tensor, and into which fixed pieces its work is cut.
+//
+// There are two views of a batch of N x C x S values (S = prod(spatial)):
+//
+//   rows     contiguous tensors with a long S: channel c of image n is one run of S values. Statistics
+//            live in vector lanes that all belong to one channel.
+//   columns  channels_last tensors, (N, C) and contiguous tensors with a short S: the memory is a
+//            matrix whose column j always belongs to channel (j / inner) mod C. Statistics live in one
+//            lane a column. `repeat` matrix rows are laid side by side until a row is wide enough for
+//            full vectors, so 3 channels are as fast as 300.
+//
+// The cut depends on the shape alone, never on the number of threads; with sums merged in a fixed order
+// that makes results bit-identical for any number of threads.
+//
+//   channels -> groups    what one thread keeps in its cache between the passes over it
+//   values   -> units     a run of one image's row, or one matrix row
+//   units    -> blocks    summed in float lanes
+//   blocks   -> segments  summed in double; a (group, segment) pair is what a thread takes
+
+#pragma once
+
+#include <cstdint>
+
+namespace batchnorm {
+
+constexpr int64_t PIECE = 2048;      // longest unit of the rows view: 8 KB of float32, a quarter of an L1 cache
+constexpr int64_t MAX_WIDTH = 1024;  // columns of a group: a column's scratch is 12 bytes, to stay in L1
+constexpr int64_t MAX_SEGMENTS = 64;
+
+struct Geometry {
+  int64_t N, C, S;
+  bool columns;
+
+  int64_t group_channels, groups;
+  int64_t units, block_units, segment_units, segments;
+
+  int64_t pieces;      // rows: units in one image's row
+  int64_t inner;       // columns: neighbouring columns of one channel
+  int64_t repeat;      // columns: tensor rows side by side in one matrix row
+  int64_t row_stride;  // columns: values from one matrix row to the next
+  int64_t rest;        // columns: tensor rows left over at the end, fewer than `repeat`
+
+  int64_t first_channel(int64_t group) const { return group * group_channels; }
+  int64_t channels(int64_t group) const {
+    const int64_t left = C - first_channel(group);
+    return left < group_channels ? left : group_channels;
+  }
+  int64_t first_unit(int64_t segment) const { return segment * segment_units; }
+  int64_t last_unit(int64_t segment) const {
+    return segment + 1 == segments ? units : (segment + 1) * segment_units;
+  }
+};
+
+// `channels_last` says where the channel is; `value_bytes` is the size of one value of the tensor.
+Geometry cut(int64_t N, int64_t C, int64_t S, bool channels_last, int64_t value_bytes);
+
+}  // namespace batchnorm

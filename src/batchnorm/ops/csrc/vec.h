@@ -1,0 +1,116 @@
+// Vectors of the instruction set this file is compiled for, and how tensors are loaded into them.
+//
+// GCC's vector extension spells arithmetic, comparison and selection like scalars and compiles for any
+// machine (SSE2, AVX2, AVX-512, NEON); intrinsics appear only where it has no word: float16 on x86
+// and stores past the cache. A value never depends on which lane computed it.
+
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#ifndef BATCHNORM_ISA
+#error "BATCHNORM_ISA names the namespace of this instruction set"
+#endif
+
+namespace batchnorm::BATCHNORM_ISA {
+
+#if defined(__AVX512F__)
+constexpr int VECTOR_BYTES = 64;
+#elif defined(__AVX2__)
+constexpr int VECTOR_BYTES = 32;
+#else
+constexpr int VECTOR_BYTES = 16;
+#endif
+
+struct bfloat16 { uint16_t bits; };
+struct float16 { uint16_t bits; };
+
+template <class T> struct Accumulator { using type = float; };
+template <> struct Accumulator<double> { using type = double; };
+// The type in which values of storage type T are computed.
+template <class T> using acc_t = typename Accumulator<T>::type;
+
+template <class A, int bytes = VECTOR_BYTES> struct VectorOf {
+  typedef A type __attribute__((vector_size(bytes)));
+};
+template <class A> using vec = typename VectorOf<A>::type;
+// Lane masks: all ones or all zeros, as comparisons return them.
+template <class A> using mask = decltype(vec<A>{} < vec<A>{});
+template <class A> constexpr int LANES = VECTOR_BYTES / sizeof(A);
+
+using u16s = VectorOf<uint16_t, VECTOR_BYTES / 2>::type;
+using u32s = vec<uint32_t>;
+using floats = vec<float>;
+using doubles = vec<double>;
+
+template <class V> inline V load_raw(const void* p) {
+  V v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+template <class V> inline void store_raw(void* p, V v) { std::memcpy(p, &v, sizeof v); }
+
+inline doubles load(const double* p) { return load_raw<doubles>(p); }
+inline floats load(const float* p) { return load_raw<floats>(p); }
+inline floats load(const bfloat16* p) {
+  return (floats)(__builtin_convertvector(load_raw<u16s>(p), u32s) << 16);
+}
+
+inline void store(double* p, doubles v) { store_raw(p, v); }
+inline void store(float* p, floats v) { store_raw(p, v); }
+inline void store(bfloat16* p, floats v) {
+  const u32s bits = (u32s)v;
+  const u32s rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;  // to nearest, ties to even
+  store_raw(p, __builtin_convertvector(v == v ? rounded : (bits >> 16) | 0x40, u16s));
+}
+
+#if defined(__AVX512F__)
+inline floats load(const float16* p) { return (floats)_mm512_cvtph_ps(load_raw<__m256i>(p)); }
+inline void store(float16* p, floats v) { store_raw(p, _mm512_cvtps_ph((__m512)v, 0)); }
+#elif defined(__AVX2__)
+inline floats load(const float16* p) { return (floats)_mm256_cvtph_ps(load_raw<__m128i>(p)); }
+inline void store(float16* p, floats v) { store_raw(p, _mm256_cvtps_ph((__m256)v, 0)); }
+#else
+inline floats load(const float16* p) {
+  const u32s half = __builtin_convertvector(load_raw<u16s>(p), u32s);
+  const u32s magnitude = (half & 0x7fff) << 13;
+  // Read with float32's exponent bias, a half is 2^112 too small; so are its subnormals.
+  const u32s finite = (u32s)((floats)magnitude * 0x1p112f);
+  const u32s bits = magnitude >= (0x7c00u << 13) ? magnitude | 0x7f800000 : finite;
+  return (floats)(bits | (half & 0x8000) << 16);
+}
+inline void store(float16* p, floats v) {
+  const u32s bits = (u32s)v, sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7fffffff;
+  // Normal halves: round the low 13 bits to even, then move the exponent bias from 127 to 15.
+  const u32s normal = (magnitude + 0xfff + ((magnitude >> 13) & 1) - (112u << 23)) >> 13;
+  // Subnormal ones: adding 1/2 leaves the float32 unit in the last place at 2^-24, a half's smallest.
+  const u32s subnormal = (u32s)((floats)magnitude + 0.5f) - 0x3f000000u;
+  u32s half = magnitude < (113u << 23) ? subnormal : normal;
+  half = magnitude >= 0x477ff000u ? u32s{} + 0x7c00u : half;  // 65520 and above round to infinity
+  half = v == v ? half : (u32s{} + 0x7e00u);
+  store_raw(p, __builtin_convertvector(half | sign, u16s));
+}
+#endif
+
+// Stores a full vector at an aligned address without reading it into the cache first.
+template <class T> inline void stream(T* p, vec<acc_t<T>> v) { store(p, v); }
+#if defined(__AVX512F__)
+template <> inline void stream(float* p, floats v) { _mm512_stream_ps(p, (__m512)v); }
+template <> inline void stream(double* p, doubles v) { _mm512_stream_pd(p, (__m512d)v); }
+#elif defined(__AVX2__)
+template <> inline void stream(float* p, floats v) { _mm256_stream_ps(p, (__m256)v); }
+template <> inline void stream(double* p, doubles v) { _mm256_stream_pd(p, (__m256d)v); }
+#endif
+
+template <class A> inline double sum_lanes(vec<A> v) {
+  double total = 0;
+  for (int i = 0; i < LANES<A>; ++i) total += v[i];
+  return total;
+}
+
+}  // namespace batchnorm::BATCHNORM_ISA

@@ -1,0 +1,126 @@
+"""What a run is asked to do: one frozen dataclass that checks itself."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from batchnorm.ops import BACKENDS
+
+__all__ = ["ARMS", "MODELS", "TrainConfig"]
+
+ARMS = ("none", "batch", "torch", "scratch")
+MODELS = ("lenet", "resnet20", "resnet56", "resnet110")
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "model": MODELS,
+    "backend": BACKENDS,
+    "optimizer": ("sgd", "adam"),
+    "schedule": ("constant", "cosine", "step"),
+    "precision": ("float32", "bfloat16", "float16"),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Settings of a run; the defaults are the textbook's experiment.
+
+    Attributes:
+        model: ``lenet``, ``resnet20``, ``resnet56`` or ``resnet110``.
+        arms: Networks to train side by side: ``none`` (no batch normalization), ``batch`` (our
+            fused layer), ``torch`` (torch.nn's layer), ``scratch`` (our layer in plain torch).
+        seeds: Each seed fixes the initial weights and the order of batches, the same in every arm.
+        epochs: Passes over the training set.
+        batch_size: Images per optimizer step, over all processes and micro-batches together.
+        lr: Learning rate of the first step, above 0.
+        optimizer: ``sgd`` or ``adam``.
+        momentum: Of SGD, 0 to 1.
+        weight_decay: L2 decay of the weights; never of batch-norm parameters or biases.
+        schedule: ``constant``, ``cosine`` (to 0 at the last step) or ``step`` (× 0.1 after one half
+            and three quarters of the steps).
+        accumulate: Micro-batches per optimizer step; divides ``batch_size``.
+        clip: Largest gradient norm, or None.
+        precision: ``float32``, or ``bfloat16`` / ``float16`` for autocast.
+        backend: Of our layers; see `batchnorm.ops.BACKENDS`.
+        device: As torch names it.
+        threads: CPU threads, or None for torch's choice.
+        deterministic: Demand deterministic algorithms of torch.
+        recalibration_images: Training images from which population statistics are taken.
+        train_images: Use only the first so many training images, or None for all.
+
+    Raises:
+        ValueError: For any value out of range; the text names the setting.
+    """
+
+    model: str = "lenet"
+    arms: tuple[str, ...] = ("none", "batch")
+    seeds: tuple[int, ...] = (0,)
+    epochs: int = 10
+    batch_size: int = 256
+    lr: float = 1.0
+    optimizer: str = "sgd"
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    accumulate: int = 1
+    clip: float | None = None
+    precision: str = "float32"
+    backend: str = "auto"
+    device: str = "cpu"
+    threads: int | None = None
+    deterministic: bool = False
+    recalibration_images: int = 5120
+    train_images: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check every setting."""
+        for name, choices in _CHOICES.items():
+            self._expect(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
+        self._expect("arms", bool(self.arms) and set(self.arms) <= set(ARMS), f"some of {', '.join(ARMS)}")
+        self._expect("arms", len(set(self.arms)) == len(self.arms), "each arm once")
+        self._expect("seeds", bool(self.seeds) and min(self.seeds) >= 0, "integers >= 0")
+        self._expect("seeds", len(set(self.seeds)) == len(self.seeds), "each seed once")
+        for name in ("epochs", "batch_size", "accumulate", "recalibration_images"):
+            self._expect(name, getattr(self, name) >= 1, "an integer >= 1")
+        for name in ("threads", "train_images"):
+            value = getattr(self, name)
+            self._expect(name, value is None or value >= 1, "an integer >= 1")
+        self._expect("lr", self.lr > 0 and math.isfinite(self.lr), "a finite number > 0")
+        self._expect("momentum", 0 <= self.momentum < 1, "0 <= momentum < 1")
+        self._expect("weight_decay", 0 <= self.weight_decay < math.inf, "a finite number >= 0")
+        self._expect("clip", self.clip is None or self.clip > 0, "a number > 0")
+        self._expect(
+            "accumulate", self.batch_size % self.accumulate == 0, f"a divisor of batch_size {self.batch_size}"
+        )
+        # Two images are the least: one image gives a dense layer one value per channel.
+        normalized = set(self.arms) != {"none"}
+        least = 2 if normalized else 1
+        self._expect(
+            "batch_size",
+            self.batch_size // self.accumulate >= least,
+            f"at least {least} images per micro-batch for batch normalization",
+        )
+
+    def _expect(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            value = getattr(self, name)
+            value = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            raise ValueError(f"train: {name} expected {expected}, got {value}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, in the order of the fields."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
+        """Inverse of `to_dict`.
+
+        Raises:
+            ValueError: If a setting is unknown or out of range.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"train: config expected the settings of TrainConfig, got {', '.join(unknown)}")
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**fields)
