@@ -1,0 +1,51 @@
+import errno
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+
+from batchnorm.records import append_line, atomic_file, write_atomic
+
+
+def test_an_exception_leaves_the_old_content_and_nothing_beside_it(tmp_path):
+    path = tmp_path / "a.json"
+    write_atomic(path, "old")
+    with pytest.raises(KeyError):  # noqa: PT012 (the block is what is tested)
+        with atomic_file(path) as file:
+            file.write(b"half")
+            raise KeyError
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def _write_slowly(path):
+    with atomic_file(path) as file:
+        file.write(b"half")
+        file.flush()
+        time.sleep(60)
+
+
+def test_a_killed_writer_leaves_the_old_content(tmp_path):
+    path = tmp_path / "a.json"
+    write_atomic(path, "old")
+    process = multiprocessing.get_context("spawn").Process(target=_write_slowly, args=(path,))
+    process.start()
+    while len(os.listdir(tmp_path)) < 2:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert path.read_text() == "old"
+
+
+def test_a_new_file_has_the_mode_of_an_ordinary_one(tmp_path):
+    write_atomic(tmp_path / "a", "")
+    (tmp_path / "b").write_text("")
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_a_full_disk_is_told_with_the_files_name(tmp_path):
+    with pytest.raises(OSError, match=r"No space left on device: .*/dev/full") as caught:
+        append_line("/dev/full", "x")
+    assert caught.value.errno == errno.ENOSPC
