@@ -15,7 +15,7 @@ settings.register_profile("explore", deadline=None, max_examples=1000, print_blo
 settings.load_profile("repeatable")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def poisoned_memory() -> Iterator[None]:
     """Fill each new uninitialized tensor with NaN, those that C++ kernels allocate too.
 

@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from batchnorm.reference import activate, activation_derivative
 from batchnorm.reference.channels import along_channels, channel_mean, channel_sum
 
-__all__ = ["CURVES", "Curve", "Tolerances", "assert_close"]
+__all__ = ["CURVES", "Curve", "Tolerances", "assert_close", "running_tolerance"]
 
 Array = NDArray[np.float64]
 
@@ -149,7 +149,7 @@ class Tolerances:
 
     @cached_property
     def batch_var(self) -> Array:
-        """Scale: var + eps. Of a biased variance; multiply by M / (M − 1) for an unbiased one."""
+        """Scale: var + eps. For the unbiased variance multiply by M / (M − 1) too."""
         return MARGIN * self._unit * self.kappa * (self.var + self.eps)
 
     @cached_property
@@ -199,9 +199,14 @@ class Tolerances:
         return tolerance + _rounding(self._grad_z, self.stored) if self.composed else tolerance
 
     @cached_property
+    def _grad_z_bound(self) -> Array:
+        """How large the computed gradient of the pre-activation may be."""
+        return np.abs(self._grad_z) + self._grad_z_tolerance
+
+    @cached_property
     def grad_bias(self) -> Array:
         """Scale: Σ |grad_z|."""
-        tolerance = MARGIN * self._unit * channel_sum(np.abs(self._grad_z))
+        tolerance = MARGIN * self._unit * channel_sum(self._grad_z_bound)
         tolerance = tolerance + channel_sum(self._grad_z_tolerance)
         return tolerance + _rounding(np.abs(channel_sum(self._grad_z)) + tolerance, self.parameters)
 
@@ -209,7 +214,7 @@ class Tolerances:
     def grad_weight(self) -> Array:
         """Scale: Σ |grad_z| · (1 + |x_hat|)."""
         size = np.abs(self._x_hat)
-        tolerance = MARGIN * self._unit * self.kappa * channel_sum(np.abs(self._grad_z) * (1 + size))
+        tolerance = MARGIN * self._unit * self.kappa * channel_sum(self._grad_z_bound * (1 + size))
         tolerance = tolerance + channel_sum(self._grad_z_tolerance * size)
         exact = np.abs(channel_sum(self._grad_z * self._x_hat))
         return tolerance + _rounding(exact + tolerance, self.parameters)
@@ -219,7 +224,7 @@ class Tolerances:
         """Scale: |weight| · invstd · max|grad_z| · (1 + |x_hat|), the maximum over the channel."""
         size, scale = np.abs(self._x_hat), self._weight * self._invstd
         others = tuple(d for d in range(self.x.ndim) if d != 1)
-        largest: Array = np.abs(self._grad_z).max(axis=others, keepdims=True)
+        largest: Array = self._grad_z_bound.max(axis=others, keepdims=True)
         tolerance: Array = self._arithmetic * largest * (1 + size) + self._grad_z_tolerance
         exact = self._grad_z
         if self.training:
@@ -234,6 +239,24 @@ class Tolerances:
         """The pre-activation's gradient itself."""
         tolerance = self._grad_z_tolerance + self._unit * np.abs(self._grad_z)
         return tolerance + _rounding(np.abs(self._grad_z) + tolerance, self.stored)
+
+
+def running_tolerance(
+    tolerance: Array, old: Array, new_tolerance: Array, new: Array, momentum: float, dtype: torch.dtype
+) -> Array:
+    """Bound on (1 − momentum) · old + momentum · new: what the two bring along, and a few roundings.
+
+    Args:
+        tolerance: Of ``old``.
+        old: Running mean or variance before the step, exact.
+        new_tolerance: Of ``new``; `Tolerances.batch_mean` or `batch_var`.
+        new: The batch's mean or unbiased variance, exact.
+        momentum: Weight of ``new``.
+        dtype: Of the running statistics.
+    """
+    brought = (1 - momentum) * tolerance + momentum * new_tolerance
+    added = (1 - momentum) * np.abs(old) + momentum * np.abs(new)
+    return brought + 2 * torch.finfo(dtype).eps * added
 
 
 def _rounding(values: Array, dtype: torch.dtype) -> Array:

@@ -1,0 +1,25 @@
+"""The mathematics in float64 NumPy, forward and backward by hand: the oracle of every test."""
+
+from batchnorm.reference.activations import ACTIVATIONS, activate, activation_derivative
+from batchnorm.reference.batch_norm import (
+    Gradients,
+    batch_norm_backward,
+    batch_norm_forward,
+    batch_norm_predict,
+    batch_norm_predict_backward,
+    batch_stats,
+    update_running_stats,
+)
+
+__all__ = [
+    "ACTIVATIONS",
+    "Gradients",
+    "activate",
+    "activation_derivative",
+    "batch_norm_backward",
+    "batch_norm_forward",
+    "batch_norm_predict",
+    "batch_norm_predict_backward",
+    "batch_stats",
+    "update_running_stats",
+]

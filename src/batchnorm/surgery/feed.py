@@ -1,0 +1,99 @@
+"""How a network is fed from a loader: whole batches, moved, up to a limit, as often as needed."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Feed"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Feed:
+    """A loader and what to do with its batches.
+
+    Attributes:
+        loader: Any iterable of batches.
+        forward_fn: Runs the model on a batch, ``forward_fn(model, batch)``; None for batches that are a
+            tensor, or a tuple or list that begins with one.
+        device: Where the tensors of a batch are moved; None leaves them where they are.
+        samples: Stop after the batch that reaches so many samples; None for no limit.
+        batches: Stop after so many batches; None for no limit.
+
+    Raises:
+        ValueError: If a limit is below 1.
+    """
+
+    loader: Iterable[Any]
+    forward_fn: Callable[[nn.Module, Any], object] | None = None
+    device: torch.device | str | None = None
+    samples: int | None = None
+    batches: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the limits."""
+        for name in ("samples", "batches"):
+            limit = getattr(self, name)
+            if limit is not None and limit < 1:
+                raise ValueError(f"recalibrate: {name} expected 1 or more, got {limit}")
+
+    def __iter__(self) -> Iterator[tuple[Any, int]]:
+        """Yield each batch, moved, with its number of samples."""
+        samples = 0
+        for number, batch in enumerate(self.loader, 1):
+            size = _size(batch)
+            samples += size
+            yield batch if self.device is None else _move(batch, self.device), size
+            if number == self.batches or (self.samples is not None and samples >= self.samples):
+                return
+
+    def expect_repeatable(self) -> None:
+        """Refuse a loader that can be passed over only once.
+
+        Raises:
+            ValueError: If it is an iterator.
+        """
+        if iter(self.loader) is self.loader:
+            raise ValueError(
+                "recalibrate: loader expected one that can be passed over again (a list, a DataLoader) for "
+                f"method 'layerwise', got a one-time {type(self.loader).__name__}"
+            )
+
+    def forward(self, model: nn.Module, batch: Any) -> None:
+        """Run the model on a batch.
+
+        Raises:
+            ValueError: If there is no ``forward_fn`` and the batch has no tensor at its head.
+        """
+        if self.forward_fn is not None:
+            self.forward_fn(model, batch)
+            return
+        head = batch[0] if isinstance(batch, tuple | list) and batch else batch
+        if not isinstance(head, Tensor):
+            raise ValueError(
+                "recalibrate: loader expected batches that are a tensor or begin with one, got "
+                f"{type(batch).__name__}; forward_fn=lambda model, batch: … says how to run another kind"
+            )
+        model(head)
+
+
+def _move(batch: Any, device: torch.device | str) -> Any:
+    if hasattr(batch, "to"):  # tensors, and the batch types of other libraries
+        return batch.to(device)
+    if isinstance(batch, Mapping):
+        return {key: _move(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(_move(value, device) for value in batch))
+    if isinstance(batch, tuple | list):
+        return type(batch)(_move(value, device) for value in batch)
+    return batch
+
+
+def _size(batch: Any) -> int:
+    """Length of the first tensor in a batch; 1 where none is found."""
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.dim() else 1
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()
+    return next((_size(part) for part in parts if isinstance(part, Tensor | Mapping | tuple | list)), 1)

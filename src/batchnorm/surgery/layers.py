@@ -1,0 +1,78 @@
+"""Which batch-norm layers of a model get new statistics, and why the others do not."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Mapping
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+__all__ = ["BatchNorm", "Choice", "choose_layers"]
+
+BatchNorm = nn.modules.batchnorm._BatchNorm
+
+NO_STATISTICS = "keeps no running statistics"
+FROZEN = "frozen: in prediction mode while the model trains"
+NOT_NAMED = "not named"
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """Batch-norm layers of a model by name, sorted into two heaps.
+
+    Attributes:
+        layers: To be given new statistics, in the order of the model's definition.
+        untouched: The others, with the reason.
+    """
+
+    layers: Mapping[str, BatchNorm]
+    untouched: Mapping[str, str]
+
+
+def choose_layers(model: nn.Module, names: Iterable[str] | None = None) -> Choice:
+    """Choose layers for new population statistics.
+
+    Left alone are layers that keep no running statistics (``track_running_stats`` off), layers that
+    are not named, and frozen ones: those in prediction mode while the model as a whole is in training
+    mode. A layer whose parameters need no gradient still follows its input, so it is not frozen. Naming
+    a frozen layer chooses it all the same.
+
+    Args:
+        model: Any; subclasses of torch's batch norm are found, SyncBatchNorm and ours too.
+        names: Layers, or modules all of whose layers are meant; None for all layers.
+
+    Raises:
+        ValueError: If a name is unknown or chooses no layer with running statistics, or if the model
+            has parameters that are not initialized yet.
+    """
+    for name, value in itertools.chain(model.named_parameters(), model.named_buffers()):
+        if is_lazy(value):
+            raise ValueError(f"recalibrate: model expected initialized parameters, got lazy {name}")
+    named = None if names is None else [names] if isinstance(names, str) else list(names)
+    layers: dict[str, BatchNorm] = {}
+    untouched: dict[str, str] = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, BatchNorm):
+            continue
+        if not module.track_running_stats or module.running_mean is None or module.running_var is None:
+            untouched[name] = NO_STATISTICS
+        elif named is not None:
+            if any(_holds(chosen, name) for chosen in named):
+                layers[name] = module
+            else:
+                untouched[name] = NOT_NAMED
+        elif model.training and not module.training:
+            untouched[name] = FROZEN
+        else:
+            layers[name] = module
+    for chosen in named or ():
+        if not any(_holds(chosen, name) for name in layers):
+            raise ValueError(
+                "recalibrate: layers expected names of batch-norm layers that keep running statistics or of "
+                f"modules with such layers, got {chosen!r}"
+            )
+    return Choice(layers, untouched)
+
+
+def _holds(module: str, layer: str) -> bool:
+    return layer == module or layer.startswith(f"{module}.")

@@ -1,0 +1,463 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from batchnorm import BatchNorm1d
+from batchnorm.surgery import population, population_statistics
+from batchnorm.surgery.population import Feed, measure
+from tests.surgery.networks import (
+    Images,
+    drifting,
+    inputs_in_prediction,
+    mlp,
+    pooled,
+    shuffled,
+    snapshot,
+)
+
+METHODS = ["layerwise", "onepass"]
+LAYERS = [nn.BatchNorm1d, BatchNorm1d, nn.SyncBatchNorm]
+
+
+def assert_statistics(found, values, rtol=1e-6):
+    """Mean to ``rtol`` standard deviations, variance to ``rtol`` of itself."""
+    mean, var = pooled(values)
+    assert ((found.mean - mean).abs() <= rtol * var.sqrt()).all()
+    torch.testing.assert_close(found.var, var, rtol=rtol, atol=0)
+    assert found.count == values.shape[1]
+
+
+def assert_consistent(model, loader, forward_fn=None, **options):
+    """Put in place, the statistics must be those of what each layer is then given."""
+    found = population_statistics(model, loader, forward_fn=forward_fn, **options)
+    model = copy.deepcopy(model).eval()
+    for name, statistics in found.items():
+        model.get_submodule(name).running_mean.copy_(statistics.mean)
+        model.get_submodule(name).running_var.copy_(statistics.var)
+    given = inputs_in_prediction(model, loader, forward_fn)
+    assert found.keys() == given.keys()
+    for name in found:
+        assert_statistics(found[name], given[name])
+
+
+def one_pass_by_hand(model, loader):
+    """What the layers of an `mlp` are given when each batch is normalized with its own statistics."""
+    given = {}
+    for batch in loader:
+        for name, module in model.named_children():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                given.setdefault(name, []).append(batch.double())
+                std, mean = torch.std_mean(batch, 0, correction=0)
+                batch = (batch - mean) / (std**2 + module.eps).sqrt() * module.weight + module.bias
+            else:
+                batch = module(batch)
+    return {name: torch.cat(parts).T for name, parts in given.items()}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_layer_by_layer_gives_the_statistics_of_all_that_each_layer_is_given(layer):
+    assert_consistent(mlp(layer), drifting(), method="layerwise")
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@torch.no_grad()
+def test_one_pass_gives_the_statistics_of_batches_normalized_as_in_training(layer):
+    model = mlp(layer)
+    found = population_statistics(model, drifting(), method="onepass", allow_small_batches=True)
+    given = one_pass_by_hand(model, drifting())
+    assert found.keys() == given.keys() == {"1", "4"}
+    for name in found:
+        assert_statistics(found[name], given[name])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_first_layer_has_the_total_variance_where_torchs_helper_has_not(method):
+    model, loader = nn.Sequential(nn.BatchNorm1d(3)), drifting()
+    found = population_statistics(model, loader, method=method, allow_small_batches=True)["0"]
+    assert_statistics(found, torch.cat(loader).double().T, rtol=1e-12)
+    torch.optim.swa_utils.update_bn(loader, model)  # averages variances: the data tell them apart
+    assert (model[0].running_var < 0.7 * found.var).all()
+
+
+def test_images_with_dropout_in_half_and_in_channels_last():
+    loader = [torch.randn(n, 2, 8, 8) + n for n in (6, 5, 1)]
+    assert_consistent(Images(), loader)
+    assert_consistent(Images(), [batch.contiguous(memory_format=torch.channels_last) for batch in loader])
+    half = Images().bfloat16()
+    found = population_statistics(half, [batch.bfloat16() for batch in loader])
+    assert all(s.mean.dtype == s.var.dtype == torch.float64 for s in found.values())
+
+
+def test_both_methods_agree_on_one_large_batch():
+    loader = [torch.cat(drifting())]
+    one = population_statistics(mlp(), loader, method="onepass")
+    many = population_statistics(mlp(), loader, method="layerwise")
+    for name in one:
+        torch.testing.assert_close(one[name].mean, many[name].mean, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(one[name].var, many[name].var, rtol=1e-2, atol=0)
+
+
+class Reused(nn.Module):
+    """Calls its first layer twice, its second once in between, its third twice in a row."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c = (BatchNorm1d(3) for _ in range(3))
+        self.mix, self.end = nn.Linear(3, 3), nn.BatchNorm1d(3)
+
+    def forward(self, x):
+        x = self.mix(torch.tanh(self.a(x)))
+        x = self.mix(torch.tanh(self.b(x)))
+        x = self.mix(torch.tanh(self.a(2 * x + 1)))
+        x = torch.tanh(self.c(x))
+        return self.end(self.c(x + 1))
+
+
+class Siamese(nn.Module):
+    """The whole network twice in one forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = mlp(depth=3)
+
+    def forward(self, x):
+        return self.net(x) - self.net(x * 2 + 3)
+
+
+class Branching(nn.Module):
+    """Calls a layer in the middle, and its last layer once more, for some batches only."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c = (BatchNorm1d(3) for _ in range(3))
+        self.mix = nn.Linear(3, 3)
+
+    def forward(self, x):
+        x = torch.tanh(self.a(self.mix(x)))
+        if len(x) % 2:
+            x = torch.tanh(self.b(self.mix(x)))
+        x = self.c(self.mix(x))
+        return self.c(x * 2) if len(x) < 10 else x
+
+
+@pytest.mark.parametrize("make", [Reused, Siamese])
+def test_layers_called_several_times_are_counted_over_all_calls(make):
+    assert_consistent(make(), drifting())
+
+
+def test_a_layer_called_twice_counts_every_batch_once():
+    found = population_statistics(Reused(), drifting())
+    assert [(s.count, s.batches, s.samples) for s in found.values()] == [
+        (654, 6, 327), (327, 6, 327), (654, 6, 327), (327, 6, 327),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("first", [64, 7])
+def test_forwards_that_call_other_layers_than_the_first_are_counted_too(first):
+    loader = sorted(drifting(), key=lambda batch: len(batch) != first)
+    model = Branching()
+    assert_consistent(model, loader)
+    found = population_statistics(model, loader)
+    assert (found["b"].batches, found["b"].samples, found["b"].count) == (1, 7, 7)
+    assert (found["c"].batches, found["c"].count) == (6, 5 * 64 + 2 * 7)
+
+
+def test_several_calls_in_one_pass_are_each_normalized_with_their_own_moments():
+    loader = drifting()
+    found = population_statistics(Siamese(), loader, method="onepass", allow_small_batches=True)
+    both = [x for batch in loader for x in (batch, batch * 2 + 3)]
+    with torch.no_grad():
+        given = one_pass_by_hand(mlp(depth=3), both)
+    for name, values in given.items():
+        assert_statistics(found[f"net.{name}"], values)
+
+
+def test_each_pass_stops_at_its_layer_and_only_the_last_runs_to_the_end():
+    model = mlp(depth=3)
+    calls = dict.fromkeys(("0", "3", "6", "9"), 0)
+    for name in calls:
+
+        def count(module, args, output, name=name):
+            calls[name] += 1
+
+        model.get_submodule(name).register_forward_hook(count)
+    population_statistics(model, drifting(), method="layerwise")
+    # one forward for the order of calls, then 6 batches in each of 3 passes
+    assert calls == {"0": 1 + 18, "3": 1 + 12, "6": 1 + 6, "9": 1 + 6}
+
+
+def test_dropout_is_off_with_both_methods():
+    model = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(3), nn.Dropout(0.5), nn.BatchNorm1d(3))
+    for method in METHODS:
+        found = population_statistics(model, [torch.full((64, 3), 2.0)] * 2, method=method)
+        assert found["1"].mean.tolist() == [2.0] * 3
+        assert not found["1"].var.any()
+        assert not found["3"].var.any()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_batches_that_are_not_finite_are_skipped_at_every_layer(method, value):
+    loader = drifting()
+    bad = loader[2].clone()
+    bad[3, 1] = value
+    model = mlp()
+    model.insert(1, nn.Sigmoid())  # turns infinity into 0 or 1, so that the second layer sees none
+    model.insert(1, BatchNorm1d(3))
+    expected = population_statistics(model, loader, method=method, allow_small_batches=True)
+    found = population_statistics(model, [bad, *loader, bad], method=method, allow_small_batches=True)
+    for name in expected:
+        assert (found[name].skipped, found[name].batches) == (2, 6)
+        assert torch.equal(found[name].mean, expected[name].mean)
+        assert torch.equal(found[name].var, expected[name].var)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_batches_without_rows_do_not_count(method):
+    loader = drifting()
+    options = {"method": method, "allow_small_batches": True}
+    expected = population_statistics(mlp(), loader, **options)
+    found = population_statistics(mlp(), [loader[0][:0], *loader], **options)
+    assert all(found[name].batches == 6 for name in found)
+    assert all(torch.equal(found[name].var, expected[name].var) for name in found)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_model_is_left_as_it_was(method):
+    model, loader = mlp(momentum=None), shuffled()
+    for batch in loader[:3]:
+        model(batch)
+    model[1].register_forward_pre_hook(lambda module, args: None)
+    model[4].eval()
+    random, before = torch.get_rng_state(), snapshot(model)
+    noisy = torch.utils.data.DataLoader(torch.cat(loader), batch_size=64, shuffle=True)
+    population_statistics(model, noisy, method=method, layers=["1", "4"])
+    assert snapshot(model) == before
+    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.is_grad_enabled()
+
+
+def test_buffers_that_a_forward_writes_are_put_back_too():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = BatchNorm1d(3)
+            self.register_buffer("calls", torch.zeros(()))
+            self.register_buffer("alias", self.calls)
+
+        def forward(self, x):
+            self.calls += 1
+            assert self.alias == self.calls
+            return self.norm(x)
+
+    model = Counting()
+    before = snapshot(model)
+    population_statistics(model, drifting())
+    assert snapshot(model) == before
+
+
+def test_a_graph_that_waits_for_its_backward_is_not_disturbed():
+    model = mlp().eval()
+    loss = model(drifting()[0]).square().mean()
+    population_statistics(model, drifting())
+    loss.backward()
+    assert model[0].weight.grad is not None
+
+
+def test_a_users_hook_that_changes_the_input_is_seen():
+    model = nn.Sequential(nn.BatchNorm1d(3))
+    model[0].register_forward_pre_hook(lambda module, args: (args[0] + 100,))
+    assert (population_statistics(model, drifting())["0"].mean > 90).all()
+
+
+def test_an_input_given_by_keyword_is_seen():
+    model = nn.Sequential(nn.BatchNorm1d(3))
+    found = population_statistics(model, drifting(), forward_fn=lambda m, batch: m[0](input=batch))
+    assert_statistics(found["0"], torch.cat(drifting()).double().T, rtol=1e-12)
+
+
+def test_a_model_that_catches_errors_does_not_catch_the_stop():
+    class Careful(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = mlp()
+
+        def forward(self, x):
+            try:
+                return self.net(x)
+            except Exception:
+                return pytest.fail("caught")
+
+    assert_consistent(Careful(), drifting())
+
+
+def test_a_compiled_model_is_measured_too():
+    model = mlp(nn.BatchNorm1d)
+    compiled = torch.compile(model, backend="eager")
+    compiled(drifting()[0])
+    found = population_statistics(compiled, drifting())
+    expected = population_statistics(model, drifting())
+    assert {f"_orig_mod.{name}" for name in expected} == set(found)
+    assert torch.equal(found["_orig_mod.4"].var, expected["4"].var)
+
+
+def test_an_averaged_model_gets_the_statistics_of_its_own_weights():
+    model = mlp()
+    averaged = torch.optim.swa_utils.AveragedModel(model)
+    with torch.no_grad():
+        model[0].weight += 1
+    averaged.update_parameters(model)
+    assert_consistent(averaged, drifting())
+
+
+def test_dict_batches_go_through_forward_fn():
+    def forward(model, batch):
+        return model(batch["x"])
+
+    loader = [{"x": batch, "name": "x"} for batch in drifting()]
+    found = population_statistics(mlp(), loader, forward_fn=forward)
+    expected = population_statistics(mlp(), [(batch, None) for batch in drifting()])
+    assert all(torch.equal(found[name].mean, expected[name].mean) for name in expected)
+    assert [s.samples for s in found.values()] == [327, 327]
+
+
+# Limits and settling
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_limits_say_how_much_is_used(method):
+    for limits, rows in (({"samples": 100}, 128), ({"batches": 3}, 192), ({"samples": 10**6}, 1280)):
+        found = population_statistics(mlp(), shuffled(), method=method, **limits)
+        assert [s.samples for s in found.values()] == [rows, rows]
+        assert_statistics(found["1"], mlp()[0](torch.cat(shuffled())[:rows]).detach().double().T)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_pass_stops_when_the_statistics_have_settled(method):
+    loader = shuffled(batches=200)
+    found = population_statistics(mlp(), loader, method=method, tolerance=0.03)
+    for statistics in found.values():
+        assert 8 <= statistics.batches < 60
+        assert 0 < statistics.standard_error <= 0.03
+    # as many as it takes to know a mean of independent values that well, give or take
+    assert 300 < found["1"].samples < 4000
+    few = population_statistics(mlp(), loader, method=method, tolerance=100.0)
+    assert all(s.batches == 8 for s in few.values())
+    all_of_it = population_statistics(mlp(), loader, method=method, tolerance=1e-9)
+    assert all(s.batches == 200 for s in all_of_it.values())
+
+
+# Which method
+
+
+def test_small_nets_go_layer_by_layer_and_large_ones_in_one_pass():
+    def taken(depth, loader):
+        return measure(mlp(depth=depth), Feed(loader), "auto", None, None, False).method
+
+    assert taken(population.SMALL_NET, shuffled()) == "layerwise"
+    assert taken(population.SMALL_NET + 1, shuffled()) == "onepass"
+    assert taken(population.SMALL_NET + 1, shuffled(rows=4)) == "layerwise"
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        shuffled(rows=16),
+        shuffled(rows=31),
+        sorted(torch.cat(shuffled()).split(1), key=lambda x: x[0, 0].item()),
+    ],
+    ids=["small", "smaller than 32", "single rows"],
+)
+def test_one_pass_refuses_small_batches(loader):
+    with pytest.raises(
+        ValueError, match=r"worth 32 or more independent values .* use larger or shuffled"
+    ) as e:
+        population_statistics(mlp(), loader, method="onepass")
+    assert "\n" not in str(e.value)
+    population_statistics(mlp(), loader, method="onepass", allow_small_batches=True)
+
+
+def test_one_pass_refuses_large_batches_that_are_each_of_one_kind():
+    loader = [batch + 10 * (number % 2) for number, batch in enumerate(shuffled())]
+    with pytest.raises(ValueError, match=r"got 0\.\d+ at layer '1'"):
+        population_statistics(mlp(), loader, method="onepass")
+
+
+def test_one_pass_takes_batches_of_32_and_small_batches_of_large_images():
+    population_statistics(mlp(), shuffled(rows=32), method="onepass")
+    images = [torch.randn(2, 2, 12, 12) for _ in range(10)]
+    population_statistics(Images(), images, method="onepass")
+
+
+def test_one_batch_alone_is_the_population_however_small():
+    found = population_statistics(mlp(), shuffled(batches=1, rows=5), method="onepass")
+    assert found["1"].count == 5
+    assert found["1"].standard_error != found["1"].standard_error
+
+
+def test_an_iterator_serves_for_one_pass_only():
+    model = mlp()
+    loader = shuffled()
+    found = population_statistics(model, iter(loader), method="onepass")
+    assert found["1"].batches == 20
+    with pytest.raises(ValueError, match="for method 'layerwise', got a one-time list_iterator"):
+        population_statistics(model, iter(loader))
+
+
+# What is refused
+
+
+class OnlyOnce:
+    def __init__(self, batches):
+        self.batches = iter(batches)
+
+    def __iter__(self):
+        yield from self.batches
+
+
+@pytest.mark.parametrize(
+    ("loader", "options", "words"),
+    [
+        ([], {}, "loader expected one batch or more, got none"),
+        ([], {"method": "onepass"}, "loader expected one batch or more in every pass, got none"),
+        (OnlyOnce(drifting()), {}, "loader expected one batch or more in every pass, got none"),
+        ([drifting()[0] / 0] * 3, {}, "got 3 with NaN or infinite values"),
+        ([torch.ones(1, 3)], {}, "loader expected 2 or more values per channel at '1', got 1"),
+        ([{"x": 1}], {}, "forward_fn=lambda model, batch: … says how to run another kind"),
+        (drifting(), {"method": "fast"}, "method expected one of auto, layerwise, onepass, got 'fast'"),
+        (drifting(), {"tolerance": 0.0}, "tolerance expected a number > 0, got 0.0"),
+        (drifting(), {"tolerance": float("nan")}, "tolerance expected a number > 0, got nan"),
+        (drifting(), {"samples": 0}, "samples expected 1 or more, got 0"),
+        (drifting(), {"layers": ["2"]}, "got '2'"),
+    ],
+)
+def test_a_wrong_argument_is_named_in_one_line(loader, options, words):
+    model = mlp()
+    before = snapshot(model)
+    with pytest.raises(ValueError, match=r"^recalibrate: ") as caught:
+        population_statistics(model, loader, **options)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert snapshot(model) == before
+
+
+def test_the_layers_own_error_about_its_input_is_the_one_that_shows():
+    with pytest.raises(ValueError, match="expected 2D or 3D input"):
+        population_statistics(nn.Sequential(nn.BatchNorm1d(3)), [torch.ones(3)])
+
+
+def test_a_model_without_batch_norm_has_no_statistics_and_asks_for_no_data():
+    assert population_statistics(nn.Linear(2, 2), None) == {}
+
+
+def test_layers_that_the_data_do_not_reach_are_missing_and_listed():
+    model = mlp()
+    model.spare = BatchNorm1d(3)
+    model.forward = lambda x: model[:6](x)
+    measured = measure(model, Feed(drifting()), "auto", None, None, False)
+    assert list(measured.statistics) == ["1", "4"]
+    assert measured.untouched == {"spare": "not reached by the data"}

@@ -1,0 +1,76 @@
+"""The public names, pinned: adding or dropping one is a decision, not an accident."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+NAMES = {
+    "batchnorm": ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "nn", "ops", "recalibrate", "stats"],
+    "batchnorm.nn": ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "statistics"],
+    "batchnorm.nn.statistics": ["Batch", "Statistics"],
+    "batchnorm.ops": [
+        "ACTIVATIONS",
+        "BACKENDS",
+        "NONFINITE",
+        "batch_norm",
+        "check_backend",
+        "has_native",
+        "resolve_backend",
+    ],
+    "batchnorm.models": [
+        "build",
+        "LeNet",
+        "MODELS",
+        "norm_factory",
+        "norm_sites",
+        "NormAct",
+        "NormFactory",
+        "NORMS",
+        "ResNet",
+    ],
+    "batchnorm.data": [
+        "Batches",
+        "cache_directory",
+        "ChecksumError",
+        "CLASS_NAMES",
+        "DataWarning",
+        "FashionMNIST",
+        "load_embedded_sample",
+        "load_fashion_mnist",
+        "MIRRORS",
+        "SampleWarning",
+    ],
+    "batchnorm.surgery": [
+        "LayerChange",
+        "LayerStatistics",
+        "population_statistics",
+        "recalibrate",
+        "RecalibrationReport",
+        "swapped_statistics",
+    ],
+    "batchnorm.train": ["ARMS", "MODELS", "Observer", "TrainConfig", "train"],
+    "batchnorm.cli": ["main"],
+}
+
+
+@pytest.mark.parametrize("package", NAMES)
+def test_public_names_are_these_and_exist(package):
+    module = importlib.import_module(package)
+    assert sorted(module.__all__, key=str.lower) == sorted(NAMES[package], key=str.lower)
+    for name in module.__all__:
+        getattr(module, name)
+
+
+def test_importing_the_package_loads_no_torch():
+    code = "import sys, batchnorm; assert 'torch' not in sys.modules; batchnorm.BatchNorm2d(3)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    import batchnorm
+
+    with pytest.raises(AttributeError, match="has no attribute 'BatchNorm4d'"):
+        batchnorm.BatchNorm4d  # noqa: B018
+    assert "recalibrate" in dir(batchnorm)

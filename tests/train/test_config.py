@@ -1,0 +1,58 @@
+import json
+import math
+
+import pytest
+
+from batchnorm.train import TrainConfig
+
+
+def test_the_defaults_are_the_textbooks():
+    config = TrainConfig()
+    assert (config.model, config.optimizer, config.lr, config.batch_size, config.epochs) == (
+        "lenet",
+        "sgd",
+        1.0,
+        256,
+        10,
+    )
+
+
+def test_a_config_survives_json():
+    config = TrainConfig(arms=("batch",), seeds=(0, 3), clip=1.0)
+    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_an_unknown_setting_is_named():
+    with pytest.raises(ValueError, match="config expected the settings of TrainConfig, got speed"):
+        TrainConfig.from_dict({"speed": 1})
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"model": "vgg"}, "train: model expected one of lenet, resnet20, resnet56, resnet110, got vgg"),
+        ({"arms": ("batch", "layer")}, "train: arms expected some of .*, got batch,layer"),
+        ({"arms": ()}, "train: arms expected some of"),
+        ({"arms": ("batch", "batch")}, "train: arms expected each arm once"),
+        ({"seeds": (1, 1)}, "train: seeds expected each seed once"),
+        ({"seeds": (-1,)}, "train: seeds expected integers >= 0, got -1"),
+        ({"lr": 0.0}, "train: lr expected a finite number > 0, got 0.0"),
+        ({"lr": math.nan}, "train: lr expected a finite number > 0, got nan"),
+        ({"epochs": 0}, "train: epochs expected an integer >= 1, got 0"),
+        ({"momentum": 1.0}, "train: momentum expected 0 <= momentum < 1, got 1.0"),
+        ({"accumulate": 3}, "train: accumulate expected a divisor of batch_size 256, got 3"),
+        ({"batch_size": 1}, "train: batch_size expected at least 2 images per micro-batch .*, got 1"),
+        ({"batch_size": 4, "accumulate": 4}, "train: batch_size expected at least 2 images"),
+        ({"backend": "fast"}, "train: backend expected one of auto, eager, native, torch, got fast"),
+        ({"threads": 0}, "train: threads expected an integer >= 1, got 0"),
+        ({"precision": "int8"}, "train: precision expected one of float32"),
+        ({"clip": -1.0}, "train: clip expected a number > 0, got -1.0"),
+    ],
+)
+def test_a_wrong_setting_is_refused_in_one_line(setting, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**setting)
+
+
+def test_one_image_a_batch_is_fine_without_batch_normalization():
+    assert TrainConfig(arms=("none",), batch_size=1).batch_size == 1
