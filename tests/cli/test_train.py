@@ -80,7 +80,7 @@ def test_a_terminal_sees_progress(tmp_path):
         (["--lr", "0"], "train: lr expected a finite number > 0, got 0.0"),
         (["--lr", "fast"], "Invalid value for '--lr'"),
         (["--seeds", "a"], "train: seeds expected numbers as 0,1 or 0-5, got 'a'"),
-        (["--seeds", "5-1"], "train: seeds expected integers >= 0, got "),
+        (["--seeds", "5-1"], "train: seeds expected integers >= 0, got none"),
         (["--backend", "warp"], "train: backend expected one of auto, eager, native, torch, got warp"),
         (["--batch-size", "70000"], "train: batch_size expected at most the 512 training images"),
         (["--batch-size", "1"], "train: batch_size expected at least 2 images per micro-batch"),

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from batchnorm.models import Norms, ResNet, build
+from batchnorm.models import ResNet, build, norm_factory
 
 
 def make(depth, norm="batch"):
-    return ResNet(depth, Norms(norm), torch.Generator().manual_seed(0))
+    return ResNet(depth, norm_factory(norm), torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("depth", [8, 20, 56, 110])

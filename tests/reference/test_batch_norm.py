@@ -201,8 +201,8 @@ class TestRefusals:
                 "weight expected shape (3,), one value per channel, got (2,)",
             ),
             (
-                lambda: batch_norm_forward(np.ones((2, 3)), bias=np.ones((2, 3))),
-                "bias expected shape (3,), one value per channel, got (2, 3)",
+                lambda: batch_norm_forward(np.ones((2, 3)), bias=np.ones((1, 3))),
+                "bias expected shape (3,), one value per channel, got (1, 3)",
             ),
             (
                 lambda: batch_norm_predict(np.ones((2, 3)), np.ones(4), np.ones(3)),

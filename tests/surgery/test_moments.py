@@ -106,6 +106,11 @@ def test_effective_count_is_the_number_of_independent_values():
     rows = torch.Generator().manual_seed(3)
     batches = [torch.randn(20, 5, generator=rows) + 3 for _ in range(500)]
     assert merged(batches).effective_count() == pytest.approx(20, rel=0.1)
+    pairs = [torch.randn(2, 5, generator=rows) for _ in range(2000)]
+    assert merged(pairs).effective_count() == pytest.approx(2, rel=0.1)
+    # A constant channel has nothing to say about it.
+    flat = [torch.cat([batch, torch.ones(20, 1)], 1) for batch in batches]
+    assert merged(flat).effective_count() == pytest.approx(20, rel=0.1)
     # An image of 16 equal pixels is worth one value.
     images = [batch[..., None].expand(-1, -1, 16) for batch in batches]
     assert merged(images).effective_count() == pytest.approx(20, rel=0.1)

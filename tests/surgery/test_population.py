@@ -29,7 +29,7 @@ def assert_statistics(found, values, rtol=1e-6):
     assert found.count == values.shape[1]
 
 
-def assert_consistent(model, loader, forward_fn=None, **options):
+def assert_consistent(model, loader, forward_fn=None, rtol=1e-6, **options):
     """Put in place, the statistics must be those of what each layer is then given."""
     found = population_statistics(model, loader, forward_fn=forward_fn, **options)
     model = copy.deepcopy(model).eval()
@@ -39,7 +39,7 @@ def assert_consistent(model, loader, forward_fn=None, **options):
     given = inputs_in_prediction(model, loader, forward_fn)
     assert found.keys() == given.keys()
     for name in found:
-        assert_statistics(found[name], given[name])
+        assert_statistics(found[name], given[name], rtol)
 
 
 def one_pass_by_hand(model, loader):
@@ -113,7 +113,18 @@ class Reused(nn.Module):
         x = self.mix(torch.tanh(self.b(x)))
         x = self.mix(torch.tanh(self.a(2 * x + 1)))
         x = torch.tanh(self.c(x))
-        return self.end(self.c(x + 1))
+        return self.end(self.c(self.mix(x)))
+
+
+class Swinging(nn.Module):
+    """A layer whose small variance blows up its second input, and the other way round."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = BatchNorm1d(3)
+
+    def forward(self, x):
+        return self.norm(torch.tanh(self.norm(x / 50)) + 1)
 
 
 class Siamese(nn.Module):
@@ -147,6 +158,23 @@ class Branching(nn.Module):
 @pytest.mark.parametrize("make", [Reused, Siamese])
 def test_layers_called_several_times_are_counted_over_all_calls(make):
     assert_consistent(make(), drifting())
+
+
+def test_statistics_that_swing_about_their_fixed_point_are_damped():
+    assert_consistent(Swinging(), drifting(), rtol=1e-5)
+
+
+def test_a_noisy_loader_ends_the_rounds():
+    class Noisy:
+        passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            return iter([torch.randn(64, 3) for _ in range(4)])
+
+    loader = Noisy()
+    population_statistics(Siamese(), loader)
+    assert loader.passes < 30
 
 
 def test_a_layer_called_twice_counts_every_batch_once():
@@ -351,6 +379,13 @@ def test_a_pass_stops_when_the_statistics_have_settled(method):
     assert all(s.batches == 200 for s in all_of_it.values())
 
 
+def test_a_pass_does_not_settle_before_every_layer_is_reached():
+    loader = shuffled()
+    loader[1] = loader[1][:8]  # calls the last layer again, so that all layers are measured at once
+    loader[12] = loader[12][:-1]  # the only odd batch, without which the branch is not taken
+    assert "b" in population_statistics(Branching(), loader, tolerance=100.0)
+
+
 # Which method
 
 
@@ -368,7 +403,7 @@ def test_small_nets_go_layer_by_layer_and_large_ones_in_one_pass():
     [
         shuffled(rows=16),
         shuffled(rows=31),
-        sorted(torch.cat(shuffled()).split(1), key=lambda x: x[0, 0].item()),
+        torch.cat(shuffled(batches=2)).split(1),
     ],
     ids=["small", "smaller than 32", "single rows"],
 )
@@ -445,9 +480,12 @@ def test_a_wrong_argument_is_named_in_one_line(loader, options, words):
     assert snapshot(model) == before
 
 
-def test_the_layers_own_error_about_its_input_is_the_one_that_shows():
+@pytest.mark.parametrize("method", METHODS)
+def test_the_layers_own_error_about_its_input_is_the_one_that_shows(method):
     with pytest.raises(ValueError, match="expected 2D or 3D input"):
-        population_statistics(nn.Sequential(nn.BatchNorm1d(3)), [torch.ones(3)])
+        population_statistics(nn.Sequential(nn.BatchNorm1d(3)), [torch.ones(3)], method=method)
+    with pytest.raises(RuntimeError, match="running_mean should contain 4 elements not 3"):
+        population_statistics(nn.Sequential(nn.BatchNorm1d(3)), [torch.ones(5, 4)], method=method)
 
 
 def test_a_model_without_batch_norm_has_no_statistics_and_asks_for_no_data():

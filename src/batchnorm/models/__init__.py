@@ -2,7 +2,17 @@
 
 from batchnorm.models.build import MODELS, build
 from batchnorm.models.lenet import LeNet
-from batchnorm.models.norms import NORMS, NormAct, Norms, norm_sites
+from batchnorm.models.norm import NORMS, NormAct, NormFactory, norm_factory, norm_sites
 from batchnorm.models.resnet import ResNet
 
-__all__ = ["MODELS", "NORMS", "LeNet", "NormAct", "Norms", "ResNet", "build", "norm_sites"]
+__all__ = [
+    "MODELS",
+    "NORMS",
+    "LeNet",
+    "NormAct",
+    "NormFactory",
+    "ResNet",
+    "build",
+    "norm_factory",
+    "norm_sites",
+]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from batchnorm.models.lenet import LeNet
-from batchnorm.models.norms import Norms
+from batchnorm.models.norm import NormFactory, norm_factory
 from batchnorm.models.resnet import ResNet
 from batchnorm.nn.statistics import Statistics
 
@@ -26,7 +26,7 @@ MODELS = tuple(_BUILDERS)
 def build(
     name: str,
     *,
-    norm: str = "batch",
+    norm: str | NormFactory = "batch",
     backend: str = "auto",
     seed: int = 0,
     activation: str | None = None,
@@ -39,8 +39,8 @@ def build(
 
     Args:
         name: ``lenet``, ``resnet20``, ``resnet56`` or ``resnet110``.
-        norm: ``none``, ``batch``, ``torch`` or ``scratch``; see `Norms`.
-        backend: Of ``batch``; the other kinds ignore it, so that one setting serves all of them.
+        norm: ``none``, ``batch``, ``torch``, ``scratch`` or a maker of places; see `norm_factory`.
+        backend: Of ``batch``; the others ignore it.
         seed: Of the weights, 0 or more.
         activation: In place of the network's own (sigmoid for LeNet, ReLU for the residual ones).
         stats: Of ``batch`` and ``scratch``.
@@ -61,5 +61,7 @@ def build(
     # Torch's layers fill themselves from the global generator before ours are drawn.
     with torch.random.fork_rng(devices=[]):
         return _BUILDERS[name](
-            norms=Norms(norm, backend, stats), generator=torch.Generator().manual_seed(seed), **chosen
+            norm=norm_factory(norm, backend, stats),
+            generator=torch.Generator().manual_seed(seed),
+            **chosen,
         )

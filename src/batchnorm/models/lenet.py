@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from batchnorm.models.norms import Norms
+from batchnorm.models.norm import NormFactory
 
 __all__ = ["LeNet"]
 
@@ -17,7 +17,7 @@ class LeNet(nn.Module):
     biases before its normalization, as in the textbook, though only ``none`` needs them.
 
     Args:
-        norms: What stands at ``norm1`` to ``norm4``.
+        norm: Makes what stands at ``norm1`` to ``norm4``.
         generator: Draws weights and biases; nothing else is drawn.
         activation: At the four places; see `batchnorm.BatchNorm2d`.
 
@@ -29,17 +29,17 @@ class LeNet(nn.Module):
         networks", equation 16.
     """
 
-    def __init__(self, norms: Norms, generator: torch.Generator, activation: str = "sigmoid") -> None:
+    def __init__(self, norm: NormFactory, generator: torch.Generator, activation: str = "sigmoid") -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(1, 6, kernel_size=5)
-        self.norm1 = norms(2, 6, activation)
+        self.norm1 = norm(6, 2, activation)
         self.conv2 = nn.Conv2d(6, 16, kernel_size=5)
-        self.norm2 = norms(2, 16, activation)
+        self.norm2 = norm(16, 2, activation)
         self.pool = nn.AvgPool2d(2)
         self.dense1 = nn.Linear(256, 120)
-        self.norm3 = norms(1, 120, activation)
+        self.norm3 = norm(120, 0, activation)
         self.dense2 = nn.Linear(120, 84)
-        self.norm4 = norms(1, 84, activation)
+        self.norm4 = norm(84, 0, activation)
         self.output = nn.Linear(84, 10)
         for layer in (self.conv1, self.conv2, self.dense1, self.dense2, self.output):
             nn.init.xavier_uniform_(layer.weight, generator=generator)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from batchnorm.models.norms import Norms
+from batchnorm.models.norm import NormFactory, is_empty
 
 __all__ = ["ResNet"]
 
@@ -18,20 +18,18 @@ class Block(nn.Module):
     every second pixel and fills the new channels with zeros.
 
     Args:
-        norms: What stands at ``norm1`` and ``norm2``.
+        norm: Makes what stands at ``norm1`` and ``norm2``.
         width_in: Channels of the input.
         width: Channels of the output.
         stride: 1, or 2 to halve the image.
         activation: After both normalizations.
     """
 
-    def __init__(self, norms: Norms, width_in: int, width: int, stride: int, activation: str) -> None:
+    def __init__(self, norm: NormFactory, width_in: int, width: int, stride: int, activation: str) -> None:
         super().__init__()
         self.stride = stride
-        self.conv1 = _conv(norms, width_in, width, stride)
-        self.norm1 = norms(2, width, activation)
-        self.conv2 = _conv(norms, width, width)
-        self.norm2 = norms(2, width, activation)
+        self.conv1, self.norm1 = _conv_norm(norm, width_in, width, stride, activation)
+        self.conv2, self.norm2 = _conv_norm(norm, width, width, 1, activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, width_in, H, W)`` to ``(N, width, H / stride, W / stride)``, rounded up."""
@@ -50,11 +48,11 @@ class ResNet(nn.Module):
     """Three stages of residual blocks, 16, 32 and 64 channels wide, for images ``(N, 1, 28, 28)``.
 
     Weights are drawn He-normal and biases are 0. The convolutions have a bias only where no
-    normalization follows that adds its own.
+    normalization follows, which adds its own.
 
     Args:
         depth: Layers with weights, 6n + 2.
-        norms: What stands at ``norm1`` and at ``norm1``, ``norm2`` of every block.
+        norm: Makes what stands at ``norm1`` and at ``norm1``, ``norm2`` of every block.
         generator: Draws the weights; nothing else is drawn.
         activation: At every place.
 
@@ -68,17 +66,16 @@ class ResNet(nn.Module):
     """
 
     def __init__(
-        self, depth: int, norms: Norms, generator: torch.Generator, activation: str = "relu"
+        self, depth: int, norm: NormFactory, generator: torch.Generator, activation: str = "relu"
     ) -> None:
         super().__init__()
         blocks, rest = divmod(depth - 2, 6)
         if blocks < 1 or rest:
             raise ValueError(f"ResNet: depth expected 6n + 2, n >= 1, got {depth}")
-        self.conv1 = _conv(norms, 1, WIDTHS[0])
-        self.norm1 = norms(2, WIDTHS[0], activation)
-        self.stage1 = _stage(norms, blocks, WIDTHS[0], WIDTHS[0], activation)
-        self.stage2 = _stage(norms, blocks, WIDTHS[0], WIDTHS[1], activation)
-        self.stage3 = _stage(norms, blocks, WIDTHS[1], WIDTHS[2], activation)
+        self.conv1, self.norm1 = _conv_norm(norm, 1, WIDTHS[0], 1, activation)
+        self.stage1 = _stage(norm, blocks, WIDTHS[0], WIDTHS[0], activation)
+        self.stage2 = _stage(norm, blocks, WIDTHS[0], WIDTHS[1], activation)
+        self.stage3 = _stage(norm, blocks, WIDTHS[1], WIDTHS[2], activation)
         self.output = nn.Linear(WIDTHS[2], 10)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
@@ -94,10 +91,14 @@ class ResNet(nn.Module):
         return logits
 
 
-def _conv(norms: Norms, width_in: int, width: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(width_in, width, kernel_size=3, stride=stride, padding=1, bias=not norms.shifts)
+def _conv_norm(
+    norm: NormFactory, width_in: int, width: int, stride: int, activation: str
+) -> tuple[nn.Conv2d, nn.Module]:
+    place = norm(width, 2, activation)
+    conv = nn.Conv2d(width_in, width, kernel_size=3, stride=stride, padding=1, bias=is_empty(place))
+    return conv, place
 
 
-def _stage(norms: Norms, blocks: int, width_in: int, width: int, activation: str) -> nn.Sequential:
-    first = Block(norms, width_in, width, width // width_in, activation)
-    return nn.Sequential(first, *(Block(norms, width, width, 1, activation) for _ in range(blocks - 1)))
+def _stage(norm: NormFactory, blocks: int, width_in: int, width: int, activation: str) -> nn.Sequential:
+    first = Block(norm, width_in, width, width // width_in, activation)
+    return nn.Sequential(first, *(Block(norm, width, width, 1, activation) for _ in range(blocks - 1)))

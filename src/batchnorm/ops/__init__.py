@@ -4,6 +4,7 @@ from batchnorm.ops.activations import ACTIVATIONS
 from batchnorm.ops.arguments import NONFINITE
 from batchnorm.ops.backend import BACKENDS, check_backend, has_native, resolve_backend
 from batchnorm.ops.batch_norm import batch_norm
+from batchnorm.ops.native import load_native
 
 __all__ = [
     "ACTIVATIONS",
@@ -14,3 +15,5 @@ __all__ = [
     "has_native",
     "resolve_backend",
 ]
+
+load_native()

@@ -33,6 +33,7 @@ class _BatchNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
+        ctx: Any,
         input: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
@@ -41,20 +42,15 @@ class _BatchNorm(torch.autograd.Function):
         activation: int,
         backend: str,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return cast(
-            tuple[Tensor, Tensor, Tensor],
-            _kernels(backend).batch_norm_forward(input, weight, bias, residual, eps, activation),
+        output, mean, var = _kernels(backend).batch_norm_forward(
+            input, weight, bias, residual, eps, activation
         )
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        input, weight, bias, residual, *ctx.settings = inputs
-        _, mean, var = output
         ctx.mark_non_differentiable(mean, var)
         ctx.set_materialize_grads(False)
-        ctx.has_residual = residual is not None
+        ctx.settings, ctx.has_residual = (eps, activation, backend), residual is not None
         # Without an activation the residual's gradient is the output's, and its values do not matter.
-        ctx.save_for_backward(input, weight, bias, residual if ctx.settings[1] else None, mean, var)
+        ctx.save_for_backward(input, weight, bias, residual if activation else None, mean, var)
+        return output, mean, var
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor | None, *_: None) -> Any:
@@ -76,6 +72,7 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def forward(
+        ctx: Any,
         input: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
@@ -86,14 +83,10 @@ class _Normalize(torch.autograd.Function):
         activation: int,
         backend: str,
     ) -> Tensor:
+        ctx.settings, ctx.has_residual = (eps, activation, backend), residual is not None
+        ctx.save_for_backward(input, weight, bias, residual if activation else None, mean, var)
         kernels = _kernels(backend)
         return cast(Tensor, kernels.normalize(input, mean, var, weight, bias, residual, eps, activation))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        input, weight, bias, residual, mean, var, *ctx.settings = inputs
-        ctx.has_residual = residual is not None
-        ctx.save_for_backward(input, weight, bias, residual if ctx.settings[1] else None, mean, var)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:
@@ -182,6 +175,10 @@ def batch_norm(
     code = activation_code(activation)
     rung = resolve_backend(backend, input)
     check_arguments(input, running_mean, running_var, weight, bias, residual, training, eps, nonfinite)
+    recorded = torch.is_grad_enabled()
+    if torch._C._are_functorch_transforms_active() and rung != "torch":
+        # vmap, jvp, jacrev see through plain torch operations, not through an autograd.Function of ours
+        rung, recorded = "eager", False
     if rung == "torch":
         if input.dtype in (torch.float16, torch.bfloat16):
             # beside half data torch takes parameters and statistics of one dtype only; ours are float32
@@ -198,16 +195,23 @@ def batch_norm(
         output, mean, var = _torch_forward(input, weight, bias, eps)
         output = activate(output if residual is None else output + residual, code)
     elif training:
-        output, mean, var = _BatchNorm.apply(  # type: ignore[no-untyped-call]
-            input, weight, bias, residual, eps, code, rung
-        )
+        arguments = (input, weight, bias, residual, eps, code)
+        if recorded:
+            output, mean, var = _BatchNorm.apply(*arguments, rung)  # type: ignore[no-untyped-call]
+        else:
+            output, mean, var = _kernels(rung).batch_norm_forward(*arguments)
     else:
-        return cast(
-            Tensor,
-            _Normalize.apply(  # type: ignore[no-untyped-call]
+        assert running_mean is not None  # check_arguments
+        assert running_var is not None
+        if recorded:
+            output = _Normalize.apply(  # type: ignore[no-untyped-call]
                 input, weight, bias, residual, running_mean, running_var, eps, code, rung
-            ),
-        )
+            )
+        else:
+            output = _kernels(rung).normalize(
+                input, running_mean, running_var, weight, bias, residual, eps, code
+            )
+        return cast(Tensor, output)
     if nonfinite == "raise":
         _refuse_nonfinite(mean, var)
     if running_mean is not None and running_var is not None:

@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from batchnorm.surgery.feed import Feed
 from batchnorm.surgery.layers import BatchNorm
@@ -17,6 +17,8 @@ from batchnorm.surgery.watch import Watch, put_statistics
 __all__ = ["layer_by_layer"]
 
 STILL = 1e-6  # of a standard deviation
+LEAST_SHARE = 1 / 32  # of a change, below which a noisy loader is not worth another round
+MOST_ROUNDS = 50  # a network that calls a layer 2 to 4 times took 3 to 15
 
 
 def layer_by_layer(
@@ -53,7 +55,7 @@ def layer_by_layer(
 
 def _calls(model: nn.Module, feed: Feed, layers: Mapping[str, BatchNorm]) -> list[str]:
     """Names of the layers in the order of a first forward's calls."""
-    with Watch(layers, ()) as watch:
+    with Watch(layers, ()).hooked() as watch:
         for batch, _ in feed:
             watch.observe(feed.forward, model, batch)
             return watch.calls
@@ -70,31 +72,36 @@ def _measure(
     again: bool,
 ) -> dict[str, LayerStatistics]:
     """Measure a group and put its statistics in place; ``again`` and again until they are a fixed point."""
-    statistics: dict[str, LayerStatistics] = {}
-    change = math.inf
+    placed: dict[str, tuple[Tensor, Tensor]] = {}
+    before, share = math.inf, 1.0
     for number in itertools.count(1):
         pools, skipped = pool_inputs(model, feed, watch, tolerance, calls)
-        old, statistics = statistics, {name: pool.statistics(name, skipped) for name, pool in pools.items()}
+        statistics = {name: pool.statistics(name, skipped) for name, pool in pools.items()}
+        change = max((_distance(new, placed.get(name)) for name, new in statistics.items()), default=0.0)
+        # Each round settles one layer more; before that many, growth says nothing.
+        rounds = number - len(statistics)
+        if rounds > 0 and change > before:
+            share /= 2  # they swing about the fixed point, or the loader is noisy
+        done = not again or change <= STILL or share < LEAST_SHARE or rounds == MOST_ROUNDS
         for name, new in statistics.items():
-            put_statistics(watch.layers[name], new.mean, new.var)
-        before, change = change, _change(old, statistics)
-        # Each round settles one layer more. After these, changes shrink, or are noise of the loader.
-        if not again or change <= STILL or (number > len(statistics) and change > 0.9 * before):
+            mean, var = placed.get(name, (new.mean, new.var))
+            step = 1.0 if done else share
+            placed[name] = mean + step * (new.mean - mean), var + step * (new.var - var)
+            put_statistics(watch.layers[name], *placed[name])
+        if done:
             return statistics
+        before = change
     raise AssertionError("unreachable")
 
 
-def _change(old: Mapping[str, LayerStatistics], new: Mapping[str, LayerStatistics]) -> float:
-    """Largest change of any mean or variance, in standard deviations or variances."""
-    if old.keys() != new.keys():
+def _distance(new: LayerStatistics, placed: tuple[Tensor, Tensor] | None) -> float:
+    """Largest difference in standard deviations or variances."""
+    if placed is None:
         return math.inf
-    largest = 0.0
-    for name, now in new.items():
-        var = now.var.clamp_min(1e-30)  # a constant channel
-        shift = (now.mean - old[name].mean).abs() / var.sqrt()
-        scale = (now.var - old[name].var).abs() / var
-        largest = max(largest, shift.max().item(), scale.max().item())
-    return largest
+    mean, var = placed
+    scale = new.var.clamp_min(1e-30)  # a constant channel
+    shift, growth = (new.mean - mean).abs() / scale.sqrt(), (new.var - var).abs() / scale
+    return max(shift.max().item(), growth.max().item())
 
 
 def _groups(calls: Sequence[str]) -> list[list[str]]:

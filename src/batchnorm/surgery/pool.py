@@ -99,7 +99,7 @@ def pool_inputs(
     """
     pools: dict[str, Pool] = {}
     taken = skipped = 0
-    with watch:
+    with watch.hooked():
         for batch, size in feed:
             if not watch.observe(feed.forward, model, batch):
                 skipped += 1

@@ -89,8 +89,8 @@ def population_statistics(
         a part within and a part between batches.
 
     References:
-        Wu & Johnson 2021, "Rethinking 'Batch' in BatchNorm", arXiv:2105.07576, section 3, which does it
-        in one pass and averages the batches' variances.
+        Wu & Johnson 2021, "Rethinking 'Batch' in BatchNorm", arXiv:2105.07576, section 3: "PreciseBN",
+        which is one pass.
 
     Differs from torch:
         `torch.optim.swa_utils.update_bn` averages the variances of batches, each with the same weight,

@@ -151,7 +151,7 @@ def _exact(values: Tensor | None) -> Tensor:
 
 
 def _largest(values: Tensor) -> float:
-    return values.nan_to_num(nan=math.inf).max().item()
+    return values.nan_to_num(nan=math.inf, posinf=math.inf).max().item()
 
 
 @torch.no_grad()

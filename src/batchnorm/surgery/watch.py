@@ -1,8 +1,7 @@
 """Hooks that watch the inputs of batch-norm layers during one pass over the data."""
 
 import contextlib
-from collections.abc import Callable, Collection, Mapping
-from types import TracebackType
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Self
 
 import torch
@@ -19,7 +18,7 @@ class _Stop(BaseException):
 
 
 class Watch:
-    """While entered, takes the moments of what the layers are given.
+    """Takes the moments of what the layers are given.
 
     Args:
         layers: All layers of interest, by name; their calls are noted.
@@ -46,29 +45,20 @@ class Watch:
         self.calls: list[str] = []
         self.moments: dict[str, Moments] = {}
         self._finite = True
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
-    def __enter__(self) -> Self:
-        """Hook every layer."""
-        for name, layer in self.layers.items():
+    @contextlib.contextmanager
+    def hooked(self) -> Iterator[Self]:
+        """Watch while inside; on leaving, the hooks are gone."""
+        with contextlib.ExitStack() as stack:
+            for name, layer in self.layers.items():
 
-            def before(
-                layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name
-            ) -> None:
-                self._before(name, layer, args[0] if args else kwargs["input"])
+                def before(
+                    layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name
+                ) -> None:
+                    self._before(name, layer, args[0] if args else kwargs["input"])
 
-            self._handles.append(layer.register_forward_pre_hook(before, with_kwargs=True))
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Remove the hooks."""
-        for handle in self._handles:
-            handle.remove()
+                stack.callback(layer.register_forward_pre_hook(before, with_kwargs=True).remove)
+            yield self
 
     def observe(self, forward: Callable[..., object], *args: Any) -> bool:
         """Run a forward; return whether all inputs seen were finite (it ends at the first that is not)."""

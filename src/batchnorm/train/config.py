@@ -104,7 +104,7 @@ class TrainConfig:
     def _expect(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
             value = getattr(self, name)
-            value = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            value = ",".join(map(str, value)) or "none" if isinstance(value, tuple) else value
             raise ValueError(f"train: {name} expected {expected}, got {value}")
 
     def to_dict(self) -> dict[str, Any]:

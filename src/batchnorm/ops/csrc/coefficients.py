@@ -22,7 +22,10 @@ def interpolate(f: Callable[[mp.mpf], mp.mpf], degree: int) -> list[mp.mpf]:
         weight *= mp.mpf(1 if j == 0 else 2) / size
         total = [t + weight * c for t, c in zip(total, current, strict=True)]
         doubled = [mp.mpf(0), *((1 if j == 0 else 2) * c for c in current[:-1])]
-        previous, current = current, [d - (0 if j == 0 else p) for d, p in zip(doubled, previous, strict=True)]
+        previous, current = (
+            current,
+            [d - (0 if j == 0 else p) for d, p in zip(doubled, previous, strict=True)],
+        )
     return total
 
 

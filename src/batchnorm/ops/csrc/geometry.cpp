@@ -11,8 +11,9 @@ namespace {
 constexpr int64_t SHORT_ROW = 64;           // shorter rows are faster as columns
 constexpr int64_t CACHE_BYTES = 192 << 10;  // of one array; with its output or gradient it fits an L2 cache
 constexpr int64_t PAGE_BYTES = 4096;        // a group's run in one image, to stay friends with the prefetcher
-constexpr int64_t BLOCK_VALUES = 65536;      // of the columns view, between 64 and 256 rows
-constexpr int64_t SEGMENT_VALUES = 16384;   // fewer are not worth a thread
+constexpr int64_t WIDE = 256;               // columns that make the ends of a row cheap
+constexpr int64_t BLOCK_VALUES = 65536;     // of the columns view, between 64 and 256 rows
+constexpr int64_t SEGMENT_VALUES = 65536;   // fewer are not worth a thread
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -53,11 +54,10 @@ Geometry cut(int64_t N, int64_t C, int64_t S, bool channels_last, int64_t value_
   g.inner = channels_last ? 1 : S;
   const int64_t rows = channels_last ? N * S : N;
   const int64_t width = C * g.inner;
-  if (width > 0 && width <= MAX_WIDTH / 4) {
+  if (width > 0 && width < WIDE) {
     // a multiple of `even` rows fills vectors of 16 lanes without a remainder
     const int64_t even = 16 / std::gcd<int64_t>(width, 16);
-    const int64_t most = MAX_WIDTH / width;
-    g.repeat = std::clamp<int64_t>(most - (most >= even ? most % even : 0), 1, std::max<int64_t>(rows, 1));
+    g.repeat = std::clamp<int64_t>(divide_up(WIDE / width, even) * even, 1, std::max<int64_t>(rows, 1));
   }
   g.units = rows / g.repeat;
   g.rest = rows % g.repeat;

@@ -21,9 +21,13 @@
 
 #include <cstdint>
 
+// Also where it is not optimized: an inline function shared by files compiled for different instruction
+// sets must never be linked from the most modern of them.
+#define BATCHNORM_INLINE inline __attribute__((always_inline))
+
 namespace batchnorm {
 
-constexpr int64_t PIECE = 2048;      // longest unit of the rows view: 8 KB of float32, a quarter of an L1 cache
+constexpr int64_t PIECE = 2048;  // longest unit of the rows view: 8 KB of float32, a quarter of an L1 cache
 constexpr int64_t MAX_WIDTH = 1024;  // columns of a group: a column's scratch is 12 bytes, to stay in L1
 constexpr int64_t MAX_SEGMENTS = 64;
 
@@ -40,13 +44,13 @@ struct Geometry {
   int64_t row_stride;  // columns: values from one matrix row to the next
   int64_t rest;        // columns: tensor rows left over at the end, fewer than `repeat`
 
-  int64_t first_channel(int64_t group) const { return group * group_channels; }
-  int64_t channels(int64_t group) const {
+  BATCHNORM_INLINE int64_t first_channel(int64_t group) const { return group * group_channels; }
+  BATCHNORM_INLINE int64_t channels(int64_t group) const {
     const int64_t left = C - first_channel(group);
     return left < group_channels ? left : group_channels;
   }
-  int64_t first_unit(int64_t segment) const { return segment * segment_units; }
-  int64_t last_unit(int64_t segment) const {
+  BATCHNORM_INLINE int64_t first_unit(int64_t segment) const { return segment * segment_units; }
+  BATCHNORM_INLINE int64_t last_unit(int64_t segment) const {
     return segment + 1 == segments ? units : (segment + 1) * segment_units;
   }
 };

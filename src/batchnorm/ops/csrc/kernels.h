@@ -28,29 +28,45 @@ struct Task {
   const void* residual;  // or null
   void* out;             // y or dx
   void* grad_residual;   // dz, written by `gradients` if there is a residual
-  const double* origin;  // (C,): `moments` are taken about these
   const void* coefficient[COEFFICIENTS];
-  bool frozen;           // the statistics are constants: dx = dz * scale
-  bool stream;           // write past the cache
+  bool frozen;  // the statistics are constants: dx = dz * scale
+  bool stream;  // write past the cache
 };
 
-// Adds to sums (2, channels of the group): the moments or gradient sums of one segment.
+// Sums over one segment into `sums`, which starts as zeros:
+//   moments    1 + 2 * channels: count, then each channel's mean, then each channel's M2
+//   gradients  2 * channels: each channel's sum(dz), then each channel's sum(dz * (x - mean))
+// with channels those of the group and M2 = sum((x - mean)^2).
 using Reduce = void (*)(const Task&, int64_t group, int64_t segment, double* sums);
 // Writes `out` for one segment.
 using Map = void (*)(const Task&, int64_t group, int64_t segment);
 
 struct Kernels {
-  Reduce moments;                       // sum(x - origin), sum((x - origin)^2)
-  Map normalize[ACTIVATIONS][2];        // [has residual]
-  Reduce gradients[ACTIVATIONS][2];     // sum(dz), sum(dz * (x - mean))
-  Map input_gradient[ACTIVATIONS];      // dx, without residual
+  Reduce moments;
+  Map normalize[ACTIVATIONS][2];     // [has residual]
+  Reduce gradients[ACTIVATIONS][2];  // [has residual]
+  Map input_gradient[ACTIVATIONS];   // dx, without residual
 };
 
-// [columns]
+// Merges the mean and M2 of more values into those seen so far (Chan, Golub & LeVeque 1979); exact but
+// for rounding, however far apart the means are. One merge serves all channels, whose counts agree.
+struct MomentsMerge {
+  double share, weight;
+
+  BATCHNORM_INLINE MomentsMerge(double count, double more)
+      : share(more / (count + more)), weight(count * share) {}
+  BATCHNORM_INLINE void operator()(double& mean, double& m2, double more_mean, double more_m2) const {
+    const double delta = more_mean - mean;
+    mean += delta * share;
+    m2 += more_m2 + delta * delta * weight;
+  }
+};
+
+// [rows, columns]
 using Family = Kernels[2];
 
-// The family of a dtype for the instruction set in use (isa.cpp).
-const Family& kernels(Dtype dtype);
+// The kernels of a dtype for the instruction set in use, which instruction_set() names.
+const Family& family(Dtype dtype);
 const char* instruction_set();
 
 }  // namespace batchnorm

@@ -9,7 +9,9 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX2__)
+#include "geometry.h"
+
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -27,11 +29,21 @@ constexpr int VECTOR_BYTES = 32;
 constexpr int VECTOR_BYTES = 16;
 #endif
 
-struct bfloat16 { uint16_t bits; };
-struct float16 { uint16_t bits; };
+using float32 = float;
+using float64 = double;
+struct bfloat16 {
+  uint16_t bits;
+};
+struct float16 {
+  uint16_t bits;
+};
 
-template <class T> struct Accumulator { using type = float; };
-template <> struct Accumulator<double> { using type = double; };
+template <class T> struct Accumulator {
+  using type = float;
+};
+template <> struct Accumulator<double> {
+  using type = double;
+};
 // The type in which values of storage type T are computed.
 template <class T> using acc_t = typename Accumulator<T>::type;
 
@@ -61,20 +73,30 @@ inline floats load(const bfloat16* p) {
   return (floats)(__builtin_convertvector(load_raw<u16s>(p), u32s) << 16);
 }
 
-inline void store(double* p, doubles v) { store_raw(p, v); }
-inline void store(float* p, floats v) { store_raw(p, v); }
-inline void store(bfloat16* p, floats v) {
+// What is stored of a vector: `pack<T>` converts to T and rounds to nearest, ties to even.
+template <class T> struct Packed {
+  using type = vec<T>;
+};
+template <> struct Packed<bfloat16> {
+  using type = u16s;
+};
+template <> struct Packed<float16> {
+  using type = u16s;
+};
+template <class T> inline typename Packed<T>::type pack(vec<acc_t<T>> v) { return v; }
+
+template <> inline u16s pack<bfloat16>(floats v) {
   const u32s bits = (u32s)v;
-  const u32s rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;  // to nearest, ties to even
-  store_raw(p, __builtin_convertvector(v == v ? rounded : (bits >> 16) | 0x40, u16s));
+  const u32s rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  return __builtin_convertvector(v == v ? rounded : (bits >> 16) | 0x40, u16s);
 }
 
 #if defined(__AVX512F__)
 inline floats load(const float16* p) { return (floats)_mm512_cvtph_ps(load_raw<__m256i>(p)); }
-inline void store(float16* p, floats v) { store_raw(p, _mm512_cvtps_ph((__m512)v, 0)); }
+template <> inline u16s pack<float16>(floats v) { return (u16s)_mm512_cvtps_ph((__m512)v, 0); }
 #elif defined(__AVX2__)
 inline floats load(const float16* p) { return (floats)_mm256_cvtph_ps(load_raw<__m128i>(p)); }
-inline void store(float16* p, floats v) { store_raw(p, _mm256_cvtps_ph((__m256)v, 0)); }
+template <> inline u16s pack<float16>(floats v) { return (u16s)_mm256_cvtps_ph((__m256)v, 0); }
 #else
 inline floats load(const float16* p) {
   const u32s half = __builtin_convertvector(load_raw<u16s>(p), u32s);
@@ -84,7 +106,7 @@ inline floats load(const float16* p) {
   const u32s bits = magnitude >= (0x7c00u << 13) ? magnitude | 0x7f800000 : finite;
   return (floats)(bits | (half & 0x8000) << 16);
 }
-inline void store(float16* p, floats v) {
+template <> inline u16s pack<float16>(floats v) {
   const u32s bits = (u32s)v, sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7fffffff;
   // Normal halves: round the low 13 bits to even, then move the exponent bias from 127 to 15.
   const u32s normal = (magnitude + 0xfff + ((magnitude >> 13) & 1) - (112u << 23)) >> 13;
@@ -93,19 +115,62 @@ inline void store(float16* p, floats v) {
   u32s half = magnitude < (113u << 23) ? subnormal : normal;
   half = magnitude >= 0x477ff000u ? u32s{} + 0x7c00u : half;  // 65520 and above round to infinity
   half = v == v ? half : (u32s{} + 0x7e00u);
-  store_raw(p, __builtin_convertvector(half | sign, u16s));
+  return __builtin_convertvector(half | sign, u16s);
 }
 #endif
 
-// Stores a full vector at an aligned address without reading it into the cache first.
-template <class T> inline void stream(T* p, vec<acc_t<T>> v) { store(p, v); }
+template <class T> inline void store(T* p, vec<acc_t<T>> v) { store_raw(p, pack<T>(v)); }
+
+// Stores without reading the memory into the cache first. Pays only where whole cache lines are written.
+template <class T> inline void stream(T* p, vec<acc_t<T>> v) {
+  const auto packed = pack<T>(v);
 #if defined(__AVX512F__)
-template <> inline void stream(float* p, floats v) { _mm512_stream_ps(p, (__m512)v); }
-template <> inline void stream(double* p, doubles v) { _mm512_stream_pd(p, (__m512d)v); }
-#elif defined(__AVX2__)
-template <> inline void stream(float* p, floats v) { _mm256_stream_ps(p, (__m256)v); }
-template <> inline void stream(double* p, doubles v) { _mm256_stream_pd(p, (__m256d)v); }
+  if constexpr (sizeof packed == 64) return _mm512_stream_si512((__m512i*)p, (__m512i)packed);
 #endif
+#if defined(__AVX2__)
+  if constexpr (sizeof packed == 32) return _mm256_stream_si256((__m256i*)p, (__m256i)packed);
+#endif
+#if defined(__SSE2__)
+  if constexpr (sizeof packed == 16) return _mm_stream_si128((__m128i*)p, (__m128i)packed);
+#endif
+  store_raw(p, packed);
+}
+// Makes streamed values visible to other threads before what is stored later.
+inline void end_stream() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+template <class T> BATCHNORM_INLINE bool whole_lines(const T* p, int64_t values) {
+  return (reinterpret_cast<uintptr_t>(p) | (values * sizeof(T))) % 64 == 0;
+}
+
+// The smaller or larger of v and a bound; NaN stays NaN.
+inline floats at_most(floats v, float bound) {
+  const floats b = floats{} + bound;
+#if defined(__AVX512F__)
+  return (floats)_mm512_min_ps((__m512)b, (__m512)v);
+#elif defined(__AVX2__)
+  return (floats)_mm256_min_ps((__m256)b, (__m256)v);
+#else
+  return b < v ? b : v;
+#endif
+}
+inline floats at_least(floats v, float bound) {
+  const floats b = floats{} + bound;
+#if defined(__AVX512F__)
+  return (floats)_mm512_max_ps((__m512)b, (__m512)v);
+#elif defined(__AVX2__)
+  return (floats)_mm256_max_ps((__m256)b, (__m256)v);
+#else
+  return b > v ? b : v;
+#endif
+}
+inline doubles at_most(doubles v, double bound) { return bound < v ? doubles{} + bound : v; }
+inline doubles at_least(doubles v, double bound) { return bound > v ? doubles{} + bound : v; }
+
+// v where the mask is set, else 0, even where v is not finite.
+template <class V, class M> inline V only(V v, M m) { return (V)((M)v & m); }
 
 template <class A> inline double sum_lanes(vec<A> v) {
   double total = 0;

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from batchnorm.models import NORMS, NormAct, Norms, build, norm_sites
+from batchnorm.models import NORMS, NormAct, build, norm_factory, norm_sites
+from batchnorm.models.norm import is_empty
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -30,11 +31,11 @@ def test_sites_of_another_model_are_its_batch_norm_layers():
     assert list(norm_sites(nn.BatchNorm1d(3))) == [""]
 
 
-@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("spatial", [0, 2])
 @pytest.mark.parametrize("kind", ["batch", "torch", "scratch"])
-def test_a_place_normalizes_adds_and_activates(kind, rank):
-    x, residual = torch.randn(2, 5, 3, *[4] * (rank - (rank == 1)))
-    place = Norms(kind)(rank, 3, "relu")
+def test_a_place_normalizes_adds_and_activates(kind, spatial):
+    x, residual = torch.randn(2, 5, 3, *[4] * spatial)
+    place = norm_factory(kind)(3, spatial, "relu")
     dims = [d for d in range(x.dim()) if d != 1]
     var, mean = torch.var_mean(x, dims, correction=0, keepdim=True)
     expected = torch.relu((x - mean) / (var + 1e-5).sqrt() + residual)
@@ -43,13 +44,24 @@ def test_a_place_normalizes_adds_and_activates(kind, rank):
 
 def test_the_empty_place_only_adds_and_activates():
     x, residual = torch.randn(2, 5, 3)
-    place = Norms("none")(1, 3, "tanh")
+    place = norm_factory("none")(3, 0, "tanh")
     assert torch.equal(place(x, residual=residual), torch.tanh(x + residual))
     assert torch.equal(place(x), torch.tanh(x))
 
 
-def test_only_the_empty_place_needs_a_bias_before_it():
-    assert [Norms(kind).shifts for kind in NORMS] == [False, True, True, True]
+def test_only_the_place_without_a_norm_is_empty():
+    assert [is_empty(norm_factory(kind)(3, 2, "relu")) for kind in NORMS] == [True, False, False, False]
+
+
+def test_a_maker_of_ones_own_fills_the_places():
+    def groups(channels, spatial, activation):
+        return NormAct(nn.GroupNorm(2, channels), activation)
+
+    model = build("resnet20", norm=groups)
+    assert len(norm_sites(model)) == 19
+    assert model.stage3[0].norm2.norm.num_channels == 64
+    assert model.conv1.bias is None
+    assert model(torch.rand(2, 1, 28, 28)).shape == (2, 10)
 
 
 def test_the_activation_shows():

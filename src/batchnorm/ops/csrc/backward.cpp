@@ -1,0 +1,80 @@
+// Backward operators, through the batch's own statistics or with the statistics as constants.
+
+#include "coefficients.h"
+#include "operators.h"
+#include "schedule.h"
+
+namespace batchnorm {
+namespace {
+
+Gradients backward(const char* op, const Tensor& grad_output, const Tensor& input,
+                   const OptionalTensor& weight, const OptionalTensor& bias, const OptionalTensor& residual,
+                   const Tensor& mean, const Tensor& var, double eps, int64_t activation, bool frozen) {
+  check_activation(op, activation);
+  const Batch batch(op, input);
+  const Geometry& g = batch.geometry;
+  const bool through_residual = residual.has_value() && activation != IDENTITY;
+  const Tensor grad = batch.like(grad_output, "grad_output");
+  const OptionalTensor added =
+      through_residual ? OptionalTensor(batch.like(*residual, "residual")) : OptionalTensor();
+  const Tensor m = batch.channels(mean, "mean"), v = batch.channels(var, "var");
+  const Tensor grad_input = batch.empty_like(), grad_weight = batch.empty_channels(),
+               grad_bias = batch.empty_channels();
+  const Tensor grad_residual = through_residual ? batch.empty_like() : batch.empty();
+  const ChannelValues means(batch, m), vars(batch, v);
+  ChannelValues weights(batch, grad_weight), biases(batch, grad_bias);
+  Coefficients coefficients(batch, weight, bias, eps);
+  for (int64_t c = 0; c < g.C; ++c) coefficients.normalize(c, means.get(c), vars.get(c));
+
+  Task task = batch.task();
+  task.grad = grad.const_data_ptr();
+  task.residual = added ? added->const_data_ptr() : nullptr;
+  task.grad_residual = grad_residual.mutable_data_ptr();
+  batch.write_to(grad_input, task);
+  task.frozen = frozen;
+  coefficients.pass_to(task);
+  // With a residual the first pass has written dz, and the second starts from there.
+  Task second = task;
+  if (through_residual) second.grad = task.grad_residual;
+
+  const Kernels& k = batch.kernels();
+  const Reduce gradients = k.gradients[activation][through_residual];
+  const Map input_gradient = k.input_gradient[through_residual ? IDENTITY : activation];
+  const double count = static_cast<double>(batch.values_per_channel());
+  two_passes(
+      g, 2 * g.group_channels,
+      [&](int64_t group, int64_t segment, double* sums) { gradients(task, group, segment, sums); },
+      [&](int64_t group, double* sums, const double* next) {
+        for (int64_t i = 0; i < 2 * g.channels(group); ++i) sums[i] += next[i];
+      },
+      [&](int64_t group, const double* sums) {
+        const int64_t c0 = g.first_channel(group), channels = g.channels(group);
+        for (int64_t i = 0; i < channels; ++i) {
+          const double var = vars.get(c0 + i);
+          biases.set(c0 + i, sums[i]);
+          weights.set(c0 + i, sums[channels + i] * coefficients.invstd(var));
+          if (!frozen)
+            coefficients.through_statistics(c0 + i, var, sums[i] / count, sums[channels + i] / count);
+        }
+      },
+      [&](int64_t group, int64_t segment) { input_gradient(second, group, segment); });
+  return {grad_input, grad_weight, grad_bias, grad_residual};
+}
+
+}  // namespace
+
+Gradients batch_norm_backward(const Tensor& grad_output, const Tensor& input, const OptionalTensor& weight,
+                              const OptionalTensor& bias, const OptionalTensor& residual, const Tensor& mean,
+                              const Tensor& var, double eps, int64_t activation) {
+  return backward("batch_norm_backward", grad_output, input, weight, bias, residual, mean, var, eps,
+                  activation, false);
+}
+
+Gradients normalize_backward(const Tensor& grad_output, const Tensor& input, const Tensor& mean,
+                             const Tensor& var, const OptionalTensor& weight, const OptionalTensor& bias,
+                             const OptionalTensor& residual, double eps, int64_t activation) {
+  return backward("normalize_backward", grad_output, input, weight, bias, residual, mean, var, eps,
+                  activation, true);
+}
+
+}  // namespace batchnorm

@@ -1,0 +1,255 @@
+// Kernels of the columns view: each lane belongs to one channel, sums and coefficients are vectors.
+//
+// Legend: c channel within the group, r matrix row, j column of the group's strip, `width` columns,
+// d = x - mean (or - shift). Column j belongs to channel (j / inner) mod channels.
+
+#pragma once
+
+#include <type_traits>
+
+#include "activation.h"
+#include "sweep.h"
+
+namespace batchnorm::BATCHNORM_ISA {
+
+template <class T> struct Columns {
+  using A = acc_t<T>;
+  using V = vec<A>;
+  // A little over a page apart: arrays at the same place in their pages get in each other's way.
+  using Scratch = A[MAX_WIDTH + 80];
+
+  // Where the values of a group start, and how many columns it has.
+  struct Strip {
+    int64_t start, channels, width;
+
+    Strip(const Geometry& g, int64_t group)
+        : start(g.first_channel(group) * g.inner),
+          channels(g.channels(group)),
+          width(channels * g.inner * g.repeat) {}
+  };
+
+  // The columns' sums added up for each channel, in double and pairwise over the repeats:
+  // total[c] += sum of values[j].
+  static void fold(const Geometry& g, int64_t channels, int64_t repeat, const A* values, double* total) {
+    const int64_t width = channels * g.inner;
+    double sums[MAX_WIDTH];
+    for (int64_t j = 0; j < width * repeat; ++j) sums[j] = values[j];
+    while (repeat > 1) {
+      const int64_t half = (repeat + 1) / 2, paired = (repeat - half) * width;
+      for (int64_t j = 0; j < paired; ++j) sums[j] += sums[j + half * width];
+      repeat = half;
+    }
+    for (int64_t c = 0; c < channels; ++c) {
+      double sum = 0;
+      for (int64_t i = 0; i < g.inner; ++i) sum += sums[c * g.inner + i];
+      total[c] += sum;
+    }
+  }
+
+  // The other way: each column gets its channel's value.
+  template <class Value>
+  static void spread(const Geometry& g, int64_t channels, const Value* value, A* columns) {
+    for (int64_t k = 0; k < g.repeat; ++k)
+      for (int64_t c = 0; c < channels; ++c)
+        for (int64_t i = 0; i < g.inner; ++i) *columns++ = static_cast<A>(value[c]);
+  }
+
+  // A coefficient for each column: the channels' own array where columns are channels.
+  static const A* coefficient(const Task& t, Coefficient which, int64_t group, Scratch& scratch) {
+    const Geometry& g = t.geometry;
+    const A* value = static_cast<const A*>(t.coefficient[which]) + g.first_channel(group);
+    if (g.inner * g.repeat == 1) return value;
+    spread(g, g.channels(group), value, scratch);
+    return scratch;
+  }
+
+  // Calls f(first value, rows, repeat) for each block of a segment; the rows left over are one more
+  // block, a single row of fewer repeats.
+  template <class F> static BATCHNORM_INLINE void blocks(const Geometry& g, int64_t segment, const F& f) {
+    const int64_t last = g.last_unit(segment);
+    for (int64_t r = g.first_unit(segment); r < last; r += g.block_units)
+      f(r * g.row_stride, r + g.block_units < last ? g.block_units : last - r, g.repeat);
+    if (segment + 1 == g.segments && g.rest > 0) f(g.units * g.row_stride, int64_t{1}, g.rest);
+  }
+
+  static void moments(const Task& t, int64_t group, int64_t segment, double* sums) {
+    const Geometry& g = t.geometry;
+    const Strip strip(g, group);
+    const int64_t channels = strip.channels, stride = g.row_stride;
+    double& total = sums[0];
+    alignas(64) Scratch shift, first, second;
+    double mean[MAX_WIDTH], s1[MAX_WIDTH], s2[MAX_WIDTH];
+    blocks(g, segment, [&](int64_t start, int64_t rows, int64_t repeat) {
+      const T* x = static_cast<const T*>(t.x) + start + strip.start;
+      const int64_t width = channels * g.inner * repeat, in_row = g.inner * repeat;
+      // As in rows.h the shift is the mean of a sixteenth of the block, or of 16 values.
+      int64_t sample = (rows + 15) / 16;
+      if (sample * in_row < 16) sample = (15 + in_row) / in_row;
+      if (sample > rows) sample = rows;
+      for (int64_t j = 0; j < width; ++j) first[j] = 0, second[j] = 0;
+      for (int64_t r = 0; r < sample; ++r) add(x + r * stride, width, first);
+      for (int64_t c = 0; c < channels; ++c) mean[c] = s1[c] = s2[c] = 0;
+      fold(g, channels, repeat, first, mean);
+      for (int64_t c = 0; c < channels; ++c)
+        mean[c] = static_cast<A>(mean[c] / static_cast<double>(sample * in_row));
+      spread(g, channels, mean, shift);
+      for (int64_t j = 0; j < width; ++j) first[j] = 0;
+      int64_t r = 0;
+      for (; r + 4 <= rows; r += 4) add_moments<4>(x + r * stride, stride, width, shift, first, second);
+      for (; r < rows; ++r) add_moments<1>(x + r * stride, stride, width, shift, first, second);
+      fold(g, channels, repeat, first, s1);
+      fold(g, channels, repeat, second, s2);
+      const double n = static_cast<double>(rows * in_row), per_value = 1 / n;
+      const MomentsMerge merge(total, n);
+      for (int64_t c = 0; c < channels; ++c) {
+        const double off = s1[c] * per_value;
+        merge(sums[1 + c], sums[1 + channels + c], mean[c] + off, s2[c] - s1[c] * off);
+      }
+      total += n;
+    });
+  }
+
+  static void add(const T* x, int64_t width, A* sum) {
+    sweep<A>(width, [&](int64_t j, int, auto lanes) {
+      lanes.store(sum + j, lanes.load(sum + j) + lanes.keep(lanes.load(x + j)));
+    });
+  }
+
+  template <int rows>
+  static void add_moments(const T* x, int64_t stride, int64_t width, const A* shift, A* first, A* second) {
+    sweep<A>(width, [&](int64_t j, int, auto lanes) {
+      const V by = lanes.load(shift + j);
+      V s1{}, s2{};
+      for (int r = 0; r < rows; ++r) {
+        const V d = lanes.keep(lanes.load(x + r * stride + j) - by);
+        s1 += d;
+        s2 += d * d;
+      }
+      lanes.store(first + j, lanes.load(first + j) + s1);
+      lanes.store(second + j, lanes.load(second + j) + s2);
+    });
+  }
+
+  // Rows whose coefficients are loaded together: several where memory is the limit, one where arithmetic is.
+  template <int activation> using Together =
+      std::integral_constant<int, activation >= SIGMOID && activation <= GELU ? 1 : 4>;
+
+  // Calls f(rows, first value, width) for the rows from `start` on, a few at a time; `rows` is a constant.
+  template <int together, class F>
+  static BATCHNORM_INLINE void each(int64_t start, int64_t rows, int64_t stride, int64_t width, const F& f) {
+    int64_t r = 0;
+    for (; r + together <= rows; r += together)
+      f(std::integral_constant<int, together>{}, start + r * stride, width);
+    if constexpr (together > 1)
+      for (; r < rows; ++r) f(std::integral_constant<int, 1>{}, start + r * stride, width);
+  }
+
+  // The same for all rows of a segment.
+  template <int together, class F>
+  static BATCHNORM_INLINE void all(const Geometry& g, int64_t group, int64_t segment, const F& f) {
+    const Strip strip(g, group);
+    const int64_t first = g.first_unit(segment);
+    each<together>(first * g.row_stride + strip.start, g.last_unit(segment) - first, g.row_stride,
+                   strip.width, f);
+    if (segment + 1 == g.segments && g.rest > 0)
+      f(std::integral_constant<int, 1>{}, g.units * g.row_stride + strip.start,
+        strip.channels * g.inner * g.rest);
+  }
+
+  template <int activation, bool has_residual>
+  static void normalize(const Task& t, int64_t group, int64_t segment) {
+    alignas(64) Scratch scratch[3];
+    const A* mean = coefficient(t, MEAN, group, scratch[0]);
+    const A* scale = coefficient(t, SCALE, group, scratch[1]);
+    const A* shift = coefficient(t, SHIFT, group, scratch[2]);
+    const int64_t stride = t.geometry.row_stride;
+    const auto rows_at = [&](auto rows, int64_t start, int64_t width) {
+      const T* x = static_cast<const T*>(t.x) + start;
+      const T* residual = static_cast<const T*>(t.residual) + start;
+      T* out = static_cast<T*>(t.out) + start;
+      const bool past_cache = t.stream && whole_lines(out, width) && whole_lines(out, stride);
+      sweep<A>(width, [&](int64_t j, int, auto lanes) {
+        const V m = lanes.load(mean + j), a = lanes.load(scale + j), b = lanes.load(shift + j);
+        for (int r = 0; r < rows; ++r) {
+          const int64_t at = r * stride + j;
+          V z = (lanes.load(x + at) - m) * a + b;
+          if constexpr (has_residual) z += lanes.load(residual + at);
+          lanes.write(past_cache, out + at, activate<activation, A>(z));
+        }
+      });
+    };
+    all<Together<activation>::value>(t.geometry, group, segment, rows_at);
+    if (t.stream) end_stream();
+  }
+
+  template <int activation, bool has_residual>
+  static void gradients(const Task& t, int64_t group, int64_t segment, double* sums) {
+    const Geometry& g = t.geometry;
+    const Strip strip(g, group);
+    alignas(64) Scratch scratch[3], first, second;
+    const A* mean = coefficient(t, MEAN, group, scratch[0]);
+    const A* scale = coefficient(t, SCALE, group, scratch[1]);
+    const A* shift = coefficient(t, SHIFT, group, scratch[2]);
+    const int64_t stride = g.row_stride;
+    const auto rows_at = [&](auto rows, int64_t start, int64_t width) {
+      const T* x = static_cast<const T*>(t.x) + start;
+      const T* grad = static_cast<const T*>(t.grad) + start;
+      const T* residual = static_cast<const T*>(t.residual) + start;
+      T* grad_residual = static_cast<T*>(t.grad_residual) + start;
+      sweep<A>(width, [&](int64_t j, int, auto lanes) {
+        const V m = lanes.load(mean + j), a = lanes.load(scale + j), b = lanes.load(shift + j);
+        V s1{}, s2{};
+        for (int r = 0; r < rows; ++r) {
+          const int64_t at = r * stride + j;
+          const V d = lanes.load(x + at) - m;
+          V z = d * a + b;
+          if constexpr (has_residual) z += lanes.load(residual + at);
+          const V dz = through<activation, A>(lanes.load(grad + at), z);
+          if constexpr (has_residual) lanes.store(grad_residual + at, dz);
+          s1 += dz;
+          s2 += dz * d;
+        }
+        lanes.store(first + j, lanes.load(first + j) + lanes.keep(s1));
+        lanes.store(second + j, lanes.load(second + j) + lanes.keep(s2));
+      });
+    };
+    blocks(g, segment, [&](int64_t start, int64_t rows, int64_t repeat) {
+      const int64_t width = strip.channels * g.inner * repeat;
+      for (int64_t j = 0; j < width; ++j) first[j] = 0, second[j] = 0;
+      each<Together<activation>::value>(start + strip.start, rows, stride, width, rows_at);
+      fold(g, strip.channels, repeat, first, sums);
+      fold(g, strip.channels, repeat, second, sums + strip.channels);
+    });
+  }
+
+  template <int activation> static void input_gradient(const Task& t, int64_t group, int64_t segment) {
+    alignas(64) Scratch scratch[5];
+    const A* mean = coefficient(t, MEAN, group, scratch[0]);
+    const A* scale = coefficient(t, SCALE, group, scratch[1]);
+    const A* shift = coefficient(t, SHIFT, group, scratch[2]);
+    const A* slope = coefficient(t, SLOPE, group, scratch[3]);
+    const A* offset = coefficient(t, OFFSET, group, scratch[4]);
+    const mask<A> live = mask<A>{} - !t.frozen;
+    const int64_t stride = t.geometry.row_stride;
+    const auto rows_at = [&](auto rows, int64_t start, int64_t width) {
+      const T* x = static_cast<const T*>(t.x) + start;
+      const T* grad = static_cast<const T*>(t.grad) + start;
+      T* out = static_cast<T*>(t.out) + start;
+      const bool past_cache = t.stream && whole_lines(out, width) && whole_lines(out, stride);
+      sweep<A>(width, [&](int64_t j, int, auto lanes) {
+        const V m = lanes.load(mean + j), a = lanes.load(scale + j), b = lanes.load(shift + j);
+        const V k1 = lanes.load(slope + j), k0 = lanes.load(offset + j);
+        for (int r = 0; r < rows; ++r) {
+          const int64_t at = r * stride + j;
+          const V d = lanes.load(x + at) - m;
+          const V dz = through<activation, A>(lanes.load(grad + at), d * a + b);
+          lanes.write(past_cache, out + at, dz * a + (only(d, live) * k1 + k0));
+        }
+      });
+    };
+    all<Together<activation>::value>(t.geometry, group, segment, rows_at);
+    if (t.stream) end_stream();
+  }
+};
+
+}  // namespace batchnorm::BATCHNORM_ISA

@@ -1,0 +1,34 @@
+// The operators of the library `batchnorm`; their schemas and meaning are in ../schema.py.
+
+#pragma once
+
+#include <tuple>
+
+#include "tensor.h"
+
+namespace batchnorm {
+
+// grad_input, grad_weight, grad_bias, grad_residual
+using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
+std::tuple<Tensor, Tensor, Tensor> batch_norm_forward(const Tensor& input, const OptionalTensor& weight,
+                                                      const OptionalTensor& bias,
+                                                      const OptionalTensor& residual, double eps,
+                                                      int64_t activation);
+
+Tensor normalize(const Tensor& input, const Tensor& mean, const Tensor& var, const OptionalTensor& weight,
+                 const OptionalTensor& bias, const OptionalTensor& residual, double eps, int64_t activation);
+
+Gradients batch_norm_backward(const Tensor& grad_output, const Tensor& input, const OptionalTensor& weight,
+                              const OptionalTensor& bias, const OptionalTensor& residual, const Tensor& mean,
+                              const Tensor& var, double eps, int64_t activation);
+
+Gradients normalize_backward(const Tensor& grad_output, const Tensor& input, const Tensor& mean,
+                             const Tensor& var, const OptionalTensor& weight, const OptionalTensor& bias,
+                             const OptionalTensor& residual, double eps, int64_t activation);
+
+void update_running_stats(const Tensor& running_mean, const Tensor& running_var,
+                          const OptionalTensor& num_batches_tracked, const Tensor& mean, const Tensor& var,
+                          int64_t count, std::optional<double> momentum, bool skip_nonfinite);
+
+}  // namespace batchnorm

@@ -1,0 +1,71 @@
+// One pass over a run of values, vector by vector, with its remainder.
+//
+// The remainder is one more full vector that ends where the run ends and so overlaps its predecessor: an
+// elementwise kernel writes the same results twice, a sum leaves the overlap out (`keep`). Only a run
+// shorter than one vector is copied to be padded.
+
+#pragma once
+
+#include "geometry.h"
+#include "vec.h"
+
+namespace batchnorm::BATCHNORM_ISA {
+
+// All lanes count.
+template <class A> struct AllLanes {
+  template <class T> BATCHNORM_INLINE vec<A> load(const T* p) const { return BATCHNORM_ISA::load(p); }
+  template <class T> BATCHNORM_INLINE void store(T* p, vec<A> v) const { BATCHNORM_ISA::store(p, v); }
+  template <class T> BATCHNORM_INLINE void write(bool past_cache, T* p, vec<A> v) const {
+    if (past_cache) return BATCHNORM_ISA::stream(p, v);
+    BATCHNORM_ISA::store(p, v);
+  }
+  BATCHNORM_INLINE vec<A> keep(vec<A> v) const { return v; }
+};
+
+// Lanes from `begin` up to `end` count; where `end` is not the last lane, memory may end there.
+template <class A> struct SomeLanes {
+  int begin, end;
+
+  template <class T> BATCHNORM_INLINE vec<A> load(const T* p) const {
+    if (end == LANES<A>) return BATCHNORM_ISA::load(p);
+    T padded[LANES<A>] = {};
+    std::memcpy(padded, p, end * sizeof(T));
+    return BATCHNORM_ISA::load(padded);
+  }
+  template <class T> BATCHNORM_INLINE void store(T* p, vec<A> v) const {
+    if (end == LANES<A>) return BATCHNORM_ISA::store(p, v);
+    T padded[LANES<A>];
+    BATCHNORM_ISA::store(padded, v);
+    std::memcpy(p, padded, end * sizeof(T));
+  }
+  template <class T> BATCHNORM_INLINE void write(bool, T* p, vec<A> v) const { store(p, v); }
+  BATCHNORM_INLINE vec<A> keep(vec<A> v) const {
+    mask<A> lane;
+    for (int i = 0; i < LANES<A>; ++i) lane[i] = i;
+    return ((lane >= begin) & (lane < end)) ? v : vec<A>{};
+  }
+};
+
+// Calls f(j, k, lanes) for the vectors at j = 0, W, 2W, … of a run; k < `ways` names an accumulator, so
+// that sums do not wait for each other.
+template <class A, int ways = 1, class F> BATCHNORM_INLINE void sweep(int64_t length, const F& f) {
+  constexpr int W = LANES<A>;
+  int64_t j = 0;
+  if constexpr (ways == 4) {
+    for (; j + 4 * W <= length; j += 4 * W) {
+      f(j, 0, AllLanes<A>{});
+      f(j + W, 1, AllLanes<A>{});
+      f(j + 2 * W, 2, AllLanes<A>{});
+      f(j + 3 * W, 3, AllLanes<A>{});
+    }
+  }
+  for (; j + W <= length; j += W) f(j, 0, AllLanes<A>{});
+  if (j == length) return;
+  if (length >= W) {
+    f(length - W, 0, SomeLanes<A>{int(W - (length - j)), W});
+  } else {
+    f(0, 0, SomeLanes<A>{0, int(length)});
+  }
+}
+
+}  // namespace batchnorm::BATCHNORM_ISA

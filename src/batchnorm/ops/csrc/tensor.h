@@ -1,0 +1,71 @@
+// Tensors as the kernels need them, over PyTorch's stable ABI.
+
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+namespace batchnorm {
+
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+// A batch (N, C, *spatial) in one of the two layouts the kernels read; others have been copied.
+class Batch {
+ public:
+  Batch(const char* op, const Tensor& input);
+
+  // Another tensor of the batch's shape, in its dtype and layout: itself, or a copy.
+  Tensor like(const Tensor& tensor, const char* name) const;
+  Tensor empty_like() const;      // in the batch's layout, not initialized
+  Tensor empty() const;           // (0,)
+  Tensor empty_channels() const;  // (C,), in the accumulation dtype, not initialized
+  Tensor channels(const Tensor& tensor, const char* name) const;  // (C,), in the accumulation dtype
+  // (C,) values of a parameter of any floating dtype, or C times `missing`.
+  std::vector<double> parameter(const OptionalTensor& tensor, const char* name, double missing) const;
+  double value(int64_t index) const;  // one value of the tensor, by its place in memory
+  void write_to(const Tensor& out, Task& task) const;
+  Task task() const;  // with the geometry and x filled in
+
+  Tensor tensor;
+  Geometry geometry;
+  Dtype dtype;
+
+  int64_t values_per_channel() const { return geometry.N * geometry.S; }
+  bool channels_last() const { return last; }
+  bool is_double() const { return dtype == FLOAT64; }
+  const Kernels& kernels() const { return family(dtype)[geometry.columns]; }
+
+ private:
+  const char* op;
+  bool last;
+};
+
+// A (C,) tensor of any floating dtype and stride, read and written value by value.
+class Vector {
+ public:
+  Vector(const char* op, const Tensor& tensor, const char* name);
+  int64_t size() const { return length; }
+  double get(int64_t c) const;
+  void set(int64_t c, double value) const;
+
+ private:
+  void* data;
+  Dtype dtype;
+  int64_t length, stride;
+};
+
+int64_t* counter(const char* op, const Tensor& tensor);  // of an int64 tensor with one value
+void check_activation(const char* op, int64_t activation);
+
+// Throws "op: argument expected ..., got ...".
+[[noreturn]] void refuse(const char* op, const char* argument, const std::string& expected,
+                         const std::string& got);
+
+}  // namespace batchnorm

@@ -1,0 +1,34 @@
+"""The compiled CPU kernels, if this installation has them."""
+
+import warnings
+from pathlib import Path
+
+import torch
+
+from batchnorm.ops import schema
+
+__all__ = ["LIBRARY_FILE", "load_native"]
+
+LIBRARY_FILE = Path(__file__).with_name("_native.so")
+
+
+def load_native() -> bool:
+    """Load the kernels, which register themselves for the CPU; say so if they are there but do not load.
+
+    Returns:
+        Whether they are loaded.
+    """
+    assert schema.LIBRARY is not None  # the kernels register under schemas that exist
+    if not LIBRARY_FILE.exists():
+        return False
+    try:
+        torch.ops.load_library(LIBRARY_FILE)  # type: ignore[no-untyped-call]
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        warnings.warn(
+            f"batchnorm: compiled kernels expected to load with torch {torch.__version__}, got: {reason}; "
+            "going on without them",
+            stacklevel=2,
+        )
+        return False
+    return True

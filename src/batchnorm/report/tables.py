@@ -1,0 +1,158 @@
+"""The tables of the page, as HTML."""
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from batchnorm.records import EpochRecord, RunRecord
+from batchnorm.report.theme import arm_colour
+
+__all__ = ["ARM_WORDS", "cell", "epochs_table", "results_table", "seeds_table", "settings_table"]
+
+ARM_WORDS = {
+    "none": "no normalization",
+    "batch": "batch normalization",
+    "torch": "torch.nn's layer",
+    "scratch": "layer from scratch",
+}
+
+# The textbook's words for what a run reports, and the digits that mean something.
+_MEASURES = (
+    ("loss", "loss", ".3f"),
+    ("train_accuracy", "train acc", ".3f"),
+    ("test_accuracy_running", "test acc, running statistics", ".3f"),
+    ("test_accuracy_recalibrated", "test acc, recalibrated", ".3f"),
+    ("images_per_second", "examples/sec", ",.0f"),
+)
+
+
+def cell(values: Iterable[float], form: str) -> str:
+    """A mean and its standard deviation over seeds, as text; a dagger where seeds are left out.
+
+    Args:
+        values: One a seed; those that are not finite (a diverged seed) are left out.
+        form: Format of both numbers.
+
+    Example:
+        >>> cell([0.25, 0.75], ".2f"), cell([0.25, float("nan")], ".2f"), cell([float("nan")], ".2f")
+        ('0.50 ± 0.35', '0.25†', 'diverged')
+    """
+    values = list(values)
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return "diverged" if values else "-"
+    text = format(statistics.fmean(finite), form)
+    if len(finite) > 1:
+        text += f" ± {format(statistics.stdev(finite), form)}"
+    return text + ("†" if len(finite) < len(values) else "")
+
+
+def results_table(run: RunRecord) -> str:
+    """The headline: the last epoch of each arm, mean ± standard deviation over its seeds."""
+    last = {arm: _last_rows(run, arm) for arm in run.arms}
+    body = [
+        [words, *(cell((getattr(row, name) for row in rows), form) for rows in last.values())]
+        for name, words, form in _MEASURES
+    ]
+    return _table(_results_caption(run), ["", *map(_arm, run.arms)], body, kind="headline")
+
+
+def seeds_table(run: RunRecord) -> str:
+    """The last epoch of each arm and seed."""
+    body = [
+        [
+            _arm(arm),
+            str(row.seed),
+            str(row.epoch),
+            *(cell([getattr(row, m)], form) for m, _, form in _MEASURES),
+        ]
+        for arm in run.arms
+        for row in _last_rows(run, arm)
+    ]
+    heads = ["arm", "seed", "epoch", *(words for _, words, _ in _MEASURES)]
+    return _table("Each seed at its last epoch", heads, body)
+
+
+def epochs_table(run: RunRecord, measure: str, words: str) -> str:
+    """A measure by epoch and arm: the words of a curve, for those who cannot see it."""
+    form = next(form for name, _, form in _MEASURES if name == measure)
+    epochs = sorted({row.epoch for row in run.epochs})
+    body = [
+        [
+            str(epoch),
+            *(
+                cell((getattr(r, measure) for r in run.epochs if (r.arm, r.epoch) == (arm, epoch)), form)
+                for arm in run.arms
+            ),
+        ]
+        for epoch in epochs
+    ]
+    return _table(words, ["epoch", *map(escape, run.arms)], body)
+
+
+def settings_table(caption: str, settings: Mapping[str, Any]) -> str:
+    """Name and value of each setting; nested ones are named ``outer.inner``."""
+    body = [
+        [f"<code>{escape(name)}</code>", f"<code>{escape(_setting(value))}</code>"]
+        for name, value in _flat(settings)
+    ]
+    return _table(escape(caption), ["setting", "value"], body, kind="settings")
+
+
+def _results_caption(run: RunRecord) -> str:
+    seeds = max((len(run.seeds(arm)) for arm in run.arms), default=0)
+    words = "At the last epoch"
+    if seeds > 1:
+        words += f"; mean ± standard deviation over {seeds} seeds"
+    broken = [
+        f"{escape(arm)}: {sum(not math.isfinite(row.loss) for row in _last_rows(run, arm))}"
+        f" of {len(run.seeds(arm))} seeds"
+        for arm in run.arms
+        if not all(math.isfinite(row.loss) for row in _last_rows(run, arm))
+    ]
+    return words + (f". † Without seeds that diverged ({', '.join(broken)})" if broken else "")
+
+
+def _last_rows(run: RunRecord, arm: str) -> list[EpochRecord]:
+    return [run.curve(arm, seed)[-1] for seed in run.seeds(arm)]
+
+
+def _arm(arm: str) -> str:
+    words = ARM_WORDS.get(arm, "")
+    return (
+        f'<span class="arm" style="--accent: var(--{arm_colour(arm)})">{escape(arm)}</span>'
+        f' <span class="gloss">{words}</span>'
+    )
+
+
+def _flat(settings: Mapping[str, Any], outer: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{outer}{name}.")
+        else:
+            yield f"{outer}{name}", value
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and not any(isinstance(item, list | dict) for item in value):
+        return ", ".join(map(_setting, value))
+    return "none" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _table(caption: str, heads: Sequence[str], body: Iterable[Sequence[str]], kind: str = "numbers") -> str:
+    """A table in a box that scrolls; ``heads`` and ``body`` are HTML, the first column names rows."""
+    head = "".join(f'<th scope="col">{text}</th>' if text else "<td></td>" for text in heads)
+    rows = "".join(
+        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{text}</td>" for text in rest)}</tr>'
+        for first, *rest in body
+    )
+    return (
+        '<div class="scroll" tabindex="0" role="group" aria-label="Table, scrolls sideways">'
+        f'<table class="{kind}">'
+        f"<caption><span>{caption}</span></caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )

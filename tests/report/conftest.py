@@ -1,0 +1,69 @@
+"""A headless Chromium shared by the tests that need one."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from batchnorm.records import RunRecord
+from batchnorm.report import write_report
+from tests.report import synthetic
+
+_FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+Visit = Callable[..., Page]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    executable = next(filter(None, map(shutil.which, names)), None)
+    if executable is None:
+        pytest.skip(f"no browser: none of {', '.join(names)} is installed")
+    with sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=executable, args=_FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of an ordinary run: two arms, three seeds, ten epochs, four layers."""
+    return write_report(synthetic.run(), tmp_path_factory.mktemp("ordinary"), pictures=False)
+
+
+@pytest.fixture
+def visit(browser: Browser, tmp_path: Path) -> Iterator[Visit]:
+    """Open a page, or the page of a run, and wait for its charts; nothing may complain or be fetched."""
+    contexts, complaints = [], []
+
+    def open_page(source: Path | RunRecord, width: int = 1280, **options: str) -> Page:
+        path = write_report(source, tmp_path, pictures=False) if isinstance(source, RunRecord) else source
+        context = browser.new_context(viewport={"width": width, "height": 844}, **options)
+        context.set_default_timeout(20_000)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(f"console {message.type}: {message.text}"))
+        page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
+        page.on(
+            "request", lambda r: complaints.append(f"request: {r.url}") if r.url != path.as_uri() else None
+        )
+        page.goto(path.as_uri())
+        page.evaluate("window.reportDrawn")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []

@@ -1,0 +1,69 @@
+"""The pages tell the truth: commands run, tables are those of the records, links lead somewhere."""
+
+import importlib.util
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("decisions/*.md")])
+PREPARATION = {"#", "git", "cd", "pip"}  # what a reader does before; a fresh clone is tried by hand
+READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
+
+# What makes any training command short; the last of two equal options counts.
+SHORT = "--epochs 1 --train-images 300 --recalibration-images 300 --batch-size 100 --seeds 0".split()
+
+
+def commands():
+    for page in PAGES:
+        for block in re.findall(r"```(?:bash|sh)\n(.*?)```", page.read_text(), flags=re.DOTALL):
+            for line in block.splitlines():
+                if line.split()[:1] and line.split()[0] not in PREPARATION:
+                    yield line
+
+
+@pytest.mark.parametrize("line", dict.fromkeys(commands()))
+def test_commands_of_the_pages_run(line, tmp_path):
+    program, *arguments = shlex.split(line, comments=True)
+    if program == "make":
+        result = subprocess.run(["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True)
+    elif program == "batchnorm":
+        short = SHORT if arguments[0] == "train" else []
+        result = subprocess.run(
+            [sys.executable, "-m", "batchnorm", *arguments, *short],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+    else:
+        assert program == "python", f"no way to check {line!r}"
+        result = subprocess.run(
+            [sys.executable, arguments[0], "--help"], cwd=ROOT, capture_output=True, text=True
+        )
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_files_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def book_table():
+    spec = importlib.util.spec_from_file_location("book_table", ROOT / "tools" / "book_table.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.book_table(json.loads((ROOT / "docs" / "results" / "book.json").read_text()))
+
+
+@pytest.mark.parametrize("page", READMES, ids=lambda page: page.name)
+def test_the_readmes_table_is_that_of_the_record(page):
+    numbers = [row.split("|", 2)[2] for row in book_table().splitlines()[2:]]
+    for row in numbers:
+        assert row in page.read_text()
