@@ -1,10 +1,13 @@
 """Settings of every test, and the fixture that makes unwritten memory show."""
 
+import ctypes
 from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import settings
+
+M_PERTURB = -6  # in malloc.h: fill new memory with the complement of this byte
 
 # One thread, so that sums are taken in the same order wherever the tests run.
 torch.set_num_threads(1)
@@ -17,11 +20,15 @@ settings.load_profile("repeatable")
 
 @pytest.fixture(scope="module")
 def poisoned_memory() -> Iterator[None]:
-    """Fill each new uninitialized tensor with NaN, those that C++ kernels allocate too.
+    """Fill new uninitialized memory with NaN, or where C++ allocates with bytes 0x7f: 3.4e38 or NaN.
 
-    Torch does so itself in its deterministic mode; replacing `torch.empty` would miss `new_empty` and C++.
+    Torch's deterministic mode does so for whatever goes through its dispatcher, `new_empty` too. Kernels
+    behind the stable ABI allocate below it; for them the C library's allocator does it (glibc only).
     """
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
+    set_allocator_option = getattr(ctypes.CDLL(None), "mallopt", lambda option, value: 0)
+    set_allocator_option(M_PERTURB, 0x7F ^ 0xFF)
     yield
+    set_allocator_option(M_PERTURB, 0)
     torch.use_deterministic_algorithms(before)

@@ -16,7 +16,7 @@ PREPARATION = {"#", "git", "cd", "pip"}  # what a reader does before; a fresh cl
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
 
 # What makes any training command short; the last of two equal options counts.
-SHORT = "--epochs 1 --train-images 300 --recalibration-images 300 --batch-size 100 --seeds 0".split()
+SHORT = ["--epochs=1", "--train-images=300", "--recalibration-images=300", "--batch-size=100", "--seeds=0"]
 
 
 def commands():

@@ -1,6 +1,6 @@
 """Print the README's table of the textbook's experiment from a run's ``summary.json``.
 
-    python tools/book_table.py docs/results/book.json
+Usage: ``python tools/book_table.py docs/results/book.json``.
 """
 
 import json

@@ -19,13 +19,13 @@ def drifting(batches=6, rows=64, width=3, last=7, dtype=torch.float32):
     ]
 
 
-def shuffled(batches=20, rows=64, width=3):
-    generator = torch.Generator().manual_seed(1)
+def shuffled(batches=20, rows=64, width=3, seed=1):
+    generator = torch.Generator().manual_seed(seed)
     return [torch.randn(rows, width, generator=generator) * 2 + 5 for _ in range(batches)]
 
 
-def mlp(layer=BatchNorm1d, dtype=torch.float32, depth=2, width=3, **options):
-    torch.manual_seed(0)
+def mlp(layer=BatchNorm1d, dtype=torch.float32, depth=2, width=3, seed=0, **options):
+    torch.manual_seed(seed)
     blocks = [m for _ in range(depth) for m in (nn.Linear(width, width), layer(width, **options), nn.Tanh())]
     return nn.Sequential(*blocks, nn.Linear(width, 2)).to(dtype)
 

@@ -103,5 +103,11 @@ def test_a_limit_below_one_is_refused(name, limit):
 def test_only_an_iterator_cannot_be_passed_over_again():
     Feed([1]).expect_repeatable()
     Feed(range(3)).expect_repeatable()
+
+    class Workers:
+        def __iter__(self):
+            pytest.fail("asking starts worker processes")
+
+    Feed(Workers()).expect_repeatable()
     with pytest.raises(ValueError, match="a one-time generator"):
         Feed(x for x in [1]).expect_repeatable()

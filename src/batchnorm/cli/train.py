@@ -31,6 +31,9 @@ def command(
     seeds: Annotated[str, Setting(help="Comma-separated numbers or ranges, as 0,1 or 0-5.")] = "0",
     epochs: Annotated[int, Setting(help="Passes over the training set.")] = 10,
     batch_size: Annotated[int, Setting(help="Images per step.")] = 256,
+    drop_last: Annotated[
+        bool, Setting("--drop-last/--keep-last", help="Leave out an epoch's last batch if it is smaller.")
+    ] = True,
     lr: Annotated[float, Setting(help="Learning rate.")] = 1.0,
     optimizer: Annotated[str, Setting(help="sgd or adam.")] = "sgd",
     momentum: Annotated[float, Setting(help="Of SGD.")] = 0.0,

@@ -85,7 +85,7 @@ _SAMPLE_MARK = (
     '<div class="mark" role="note"><p>EMBEDDED SAMPLE. Trained and tested on the small part of Fashion-MNIST'
     " that travels in the package. Do not quote these numbers.</p></div>"
 )
-_SEEDS_SWITCH = '<button type="button" class="chip plain" id="seeds" aria-pressed="true">Each seed</button>'
+_SEEDS_SWITCH = '<button type="button" class="chip plain" id="seeds" aria-pressed="true">Seeds</button>'
 
 
 def _embedded(run: RunRecord) -> Mapping[str, str]:

@@ -31,7 +31,6 @@ COLOURS: dict[str, tuple[str, str]] = {
     "line": ("#d9d9d3", "#3a3e45"),
     "grid": ("#ecece7", "#25282e"),
     "alert": ("#b3261e", "#b3261e"),
-    "alert-ink": ("#b3261e", "#ff9088"),
     "blue": ("#0072b2", "#56b4e9"),
     "orange": ("#bf5000", "#f0954a"),
     "green": ("#00785a", "#3dc49a"),

@@ -55,7 +55,7 @@ class Feed:
         Raises:
             ValueError: If it is an iterator.
         """
-        if iter(self.loader) is self.loader:
+        if isinstance(self.loader, Iterator):
             raise ValueError(
                 "recalibrate: loader expected one that can be passed over again (a list, a DataLoader) for "
                 f"method 'layerwise', got a one-time {type(self.loader).__name__}"

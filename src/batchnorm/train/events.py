@@ -29,7 +29,7 @@ class EventWriter:
         except ImportError:
             return
         path = directory / "events" / f"{arm}-{seed}"
-        self.writer = SummaryWriter(str(path), purge_step=done + 1)  # type: ignore[no-untyped-call]
+        self.writer = SummaryWriter(str(path), purge_step=done + 1)
 
     def __enter__(self) -> Self:
         """The writer itself."""

@@ -112,14 +112,14 @@ class _Trial:
         device = world.device
         limit = config.train_images or len(data.train_labels)
         images, labels = data.train_images[:limit], data.train_labels[:limit]
-        # The last batch may be short, but not so short that a part of it has a single image.
+        # A short last batch may be kept, but not one so short that a part of it has a single image.
         tail = limit % config.batch_size
         self.batches = Batches(
             images,
             labels,
             config.batch_size,
             seed=seed,
-            drop_last=tail < 2 * config.accumulate * world.size,
+            drop_last=config.drop_last or tail < 2 * config.accumulate * world.size,
             device=device,
         )
         self.test = Batches(

@@ -11,6 +11,7 @@ namespace {
 constexpr int64_t SHORT_ROW = 64;           // shorter rows are faster as columns
 constexpr int64_t CACHE_BYTES = 192 << 10;  // of one array; with its output or gradient it fits an L2 cache
 constexpr int64_t PAGE_BYTES = 4096;        // a group's run in one image, to stay friends with the prefetcher
+constexpr int64_t EVEN = 16;                // values: whole vectors and, in float32, whole cache lines
 constexpr int64_t WIDE = 256;               // columns that make the ends of a row cheap
 constexpr int64_t BLOCK_VALUES = 65536;     // of the columns view, between 64 and 256 rows
 constexpr int64_t SEGMENT_VALUES = 65536;   // fewer are not worth a thread
@@ -55,14 +56,16 @@ Geometry cut(int64_t N, int64_t C, int64_t S, bool channels_last, int64_t value_
   const int64_t rows = channels_last ? N * S : N;
   const int64_t width = C * g.inner;
   if (width > 0 && width < WIDE) {
-    // a multiple of `even` rows fills vectors of 16 lanes without a remainder
-    const int64_t even = 16 / std::gcd<int64_t>(width, 16);
+    const int64_t even = EVEN / std::gcd<int64_t>(width, EVEN);
     g.repeat = std::clamp<int64_t>(divide_up(WIDE / width, even) * even, 1, std::max<int64_t>(rows, 1));
   }
   g.units = rows / g.repeat;
   g.rest = rows % g.repeat;
   g.row_stride = width * g.repeat;
-  cut_channels(g, MAX_WIDTH / (g.inner * g.repeat));
+  int64_t fitting = MAX_WIDTH / (g.inner * g.repeat);
+  if (fitting >= EVEN) fitting -= fitting % EVEN;
+  g.group_channels = std::clamp<int64_t>(fitting, 1, std::max<int64_t>(C, 1));
+  g.groups = divide_up(C, g.group_channels);
   const int64_t group_width = std::max<int64_t>(1, g.group_channels * g.inner * g.repeat);
   cut_units(g, std::clamp<int64_t>(BLOCK_VALUES / group_width, 64, 256), group_width);
   return g;

@@ -5,7 +5,7 @@
 // Phi:   the upper tail is exp(-x^2/2) f(t) / (x + k) with t = (x - k) / (x + k), f a polynomial; the
 //        same exp gives the density.
 //
-// The polynomials interpolate at Chebyshev nodes; coefficients.py computes them.
+// The polynomials interpolate at Chebyshev nodes; tools/kernel_polynomials.py computes them.
 
 #pragma once
 

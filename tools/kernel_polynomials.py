@@ -1,6 +1,6 @@
 """Compute the polynomials of math.h: Chebyshev interpolation with 50 digits. Needs mpmath.
 
-``python coefficients.py`` prints them with their largest relative errors.
+``python tools/kernel_polynomials.py`` prints them with their largest relative errors.
 """
 
 from collections.abc import Callable
