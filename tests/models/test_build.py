@@ -50,8 +50,12 @@ def test_equal_seeds_give_equal_weights_whatever_the_norm(name):
 
 
 def test_lenets_biases_are_equal_too():
-    biases = [build("lenet", norm=norm, seed=7).dense1.bias for norm in NORMS]
+    biases = []
+    for number, norm in enumerate(NORMS):
+        torch.manual_seed(number)  # which must not matter
+        biases.append(build("lenet", norm=norm, seed=7).dense1.bias)
     assert all(torch.equal(bias, biases[0]) for bias in biases)
+    assert not torch.equal(build("lenet", seed=8).dense1.bias, biases[0])
 
 
 @pytest.mark.parametrize("name", ["lenet", "resnet20"])

@@ -19,6 +19,10 @@ def test_it_is_the_textbooks_network():
     ).eval()  # fmt: skip
     for ours, theirs in zip(model.parameters(), textbook.parameters(), strict=True):
         theirs.data.copy_(ours)
+    for network in (model, textbook):
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+                layer.running_var.fill_(1e-3)  # far along the sigmoid, so that the order of steps shows
     images = torch.rand(3, 1, 28, 28)
     torch.testing.assert_close(model(images), textbook(images))
 

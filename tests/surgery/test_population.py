@@ -299,6 +299,14 @@ def test_buffers_that_a_forward_writes_are_put_back_too():
     assert snapshot(model) == before
 
 
+def test_forwards_keep_no_graph():
+    def forward(model, batch):
+        assert not model(batch).requires_grad
+
+    for method in METHODS:
+        population_statistics(mlp(), shuffled(), method=method, forward_fn=forward)
+
+
 def test_a_graph_that_waits_for_its_backward_is_not_disturbed():
     model = mlp().eval()
     loss = model(drifting()[0]).square().mean()
@@ -335,9 +343,11 @@ def test_a_model_that_catches_errors_does_not_catch_the_stop():
 
 
 def test_a_compiled_model_is_measured_too():
-    model = mlp(nn.BatchNorm1d)
+    model = mlp(nn.BatchNorm1d).eval()
     compiled = torch.compile(model, backend="eager")
-    compiled(drifting()[0])
+    with torch.no_grad():
+        for batch in drifting():
+            compiled(batch)  # code that would be used again, and knows no hooks
     found = population_statistics(compiled, drifting())
     expected = population_statistics(model, drifting())
     assert {f"_orig_mod.{name}" for name in expected} == set(found)

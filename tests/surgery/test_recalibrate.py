@@ -96,9 +96,9 @@ def test_frozen_untracked_and_unnamed_layers_are_left_alone_and_listed():
 def test_the_report_says_what_was_done_and_how_far_each_layer_moved():
     model = nn.Sequential(nn.BatchNorm1d(2, eps=0.0))
     model[0].running_mean.copy_(torch.tensor([0.0, 7.0]))
-    model[0].running_var.copy_(torch.tensor([1.0, 16.0]))
+    model[0].running_var.copy_(torch.tensor([1.0, 4.0]))
     bad = torch.full((2, 2), math.nan)
-    # Means 2 and 6, variances 4 and 4: shifts of 1 and ½, factors 2 and 2 of the standard deviations.
+    # Means 2 and 6, variances 4 and 4: shifts of 1 and ½, factors 2 and 1 of the standard deviations.
     report = recalibrate(model, [torch.tensor([[0.0, 4.0], [2.0, 6.0]]), bad, torch.tensor([[4.0, 8.0]])])
     (layer,) = report.layers
     assert (report.method, report.untouched) == ("layerwise", {})
@@ -106,6 +106,9 @@ def test_the_report_says_what_was_done_and_how_far_each_layer_moved():
     assert (layer.mean_shift, layer.spread_factor) == (pytest.approx(1), pytest.approx(2))
     # Means of the batches 1 and 4: 2 · 1² + 1 · 2² = 6 of 8, and 3 values in 2 batches.
     assert layer.standard_error == pytest.approx(math.sqrt(6 / 8))
+    model[0].running_var.copy_(torch.tensor([4.0, 16.0]))
+    wide = recalibrate(model, [torch.tensor([[0.0, 4.0], [2.0, 6.0], [4.0, 8.0]])]).layers[0]
+    assert wide.spread_factor == pytest.approx(2)
     again = recalibrate(model, [torch.tensor([[0.0, 4.0], [2.0, 6.0], [4.0, 8.0]])]).layers[0]
     assert (again.mean_shift, again.spread_factor) == (0, pytest.approx(1))
 

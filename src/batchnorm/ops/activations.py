@@ -72,7 +72,7 @@ def _hardswish_derivative(z: Tensor) -> Tensor:
 _DERIVATIVE: tuple[Callable[[Tensor], Tensor], ...] = (
     torch.ones_like,
     lambda z: (z > 0).to(z.dtype),
-    lambda z: torch.where(z > 0, 1.0, LEAKY_SLOPE).to(z.dtype),
+    lambda z: torch.where(z > 0, 1.0, torch.full_like(z, LEAKY_SLOPE)),
     lambda z: ((z > 0) & (z < 6)).to(z.dtype),
     _sigmoid_derivative,
     lambda z: 1 - torch.tanh(z) ** 2,

@@ -4,18 +4,16 @@
 ``torch`` is torch's own `batch_norm`, kept to compare with and to fall back on.
 """
 
-import functools
 import os
 
-import torch
 from torch import Tensor
 
 __all__ = ["BACKENDS", "check_backend", "has_native", "resolve_backend"]
 
 BACKENDS = ("auto", "eager", "native", "torch")
 
-# Torch's names of the dispatch keys, where they are not the device type in capitals.
-_KEYS = {"cuda": "CUDA", "cpu": "CPU", "xpu": "XPU", "mps": "MPS"}
+# Kinds of device that a loaded kernel library of ours serves; filled as the libraries are loaded.
+NATIVE_DEVICES: set[str] = set()
 
 
 def check_backend(backend: str, argument: str = "backend") -> str:
@@ -29,13 +27,9 @@ def check_backend(backend: str, argument: str = "backend") -> str:
     return backend
 
 
-@functools.cache
 def has_native(device_type: str) -> bool:
     """Whether a compiled kernel of ours serves this kind of device (``"cpu"``, ``"cuda"``, …)."""
-    key = _KEYS.get(device_type)
-    return key is not None and torch._C._dispatch_has_kernel_for_dispatch_key(
-        "batchnorm::batch_norm_forward", key
-    )
+    return device_type in NATIVE_DEVICES
 
 
 def resolve_backend(backend: str, input: Tensor) -> str:
@@ -62,7 +56,6 @@ def resolve_backend(backend: str, input: Tensor) -> str:
         return "torch" if accurate else "eager"
     if backend == "native" and not has_native(input.device.type):
         raise RuntimeError(
-            f"batch_norm: backend expected a compiled kernel for device {input.device.type!r}, got none; "
-            "'python -m batchnorm.ops.build' compiles the CPU kernels"
+            f"batch_norm: backend expected a compiled kernel for device {input.device.type!r}, got none"
         )
     return check_backend(backend)

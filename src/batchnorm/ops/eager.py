@@ -42,8 +42,18 @@ def output_format(input: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
-def _all_but_channels(input: Tensor) -> list[int]:
-    return [d for d in range(input.dim()) if d != 1]
+def _channel_sum(values: Tensor) -> Tensor:
+    """Sum over all but the channels, first along each sample.
+
+    Torch sums pairwise along one inner run only; a single sum over several dimensions adds up a long
+    row of runs one after the other, and is off by hundreds of roundings.
+    """
+    return (values.flatten(2).sum(2) if values.dim() > 2 else values).sum(0)
+
+
+def _count(input: Tensor) -> int:
+    """M, values per channel."""
+    return input.numel() // max(input.shape[1], 1)
 
 
 def _per_channel(values: Tensor, input: Tensor) -> Tensor:
@@ -68,10 +78,10 @@ def moments(input: Tensor) -> tuple[Tensor, Tensor]:
         Two passes with torch's pairwise sums. The mean is rounded once; the second pass takes out
         what that rounding left, so a large mean costs no digits of the variance.
     """
-    x, dims = input.to(accumulation_dtype(input)), _all_but_channels(input)
-    mean = x.mean(dims)
+    x, count = input.to(accumulation_dtype(input)), _count(input)
+    mean = _channel_sum(x) / count
     centred = x - _per_channel(mean, input)
-    var = (centred * centred).mean(dims) - centred.mean(dims) ** 2
+    var = _channel_sum(centred * centred) / count - (_channel_sum(centred) / count) ** 2
     return mean, var.clamp_min(0)
 
 
@@ -154,11 +164,11 @@ def normalize_backward(
         ``grad_input``; ``grad_weight`` and ``grad_bias``, each ``(C,)`` in the accumulation dtype;
         ``grad_residual``, empty where it would equal ``grad_output`` or there is no residual.
     """
-    x_hat, dims = _normalized(input, mean, var, eps), _all_but_channels(input)
+    x_hat = _normalized(input, mean, var, eps)
     grad = _through_affine(grad_output, x_hat, weight, bias, residual, activation)
     scale = torch.rsqrt(var + eps) if weight is None else weight * torch.rsqrt(var + eps)
     grad_input = _as_output(grad * _per_channel(scale, input), input)
-    grad_weight, grad_bias = (grad * x_hat).sum(dims), grad.sum(dims)
+    grad_weight, grad_bias = _channel_sum(grad * x_hat), _channel_sum(grad)
     return grad_input, grad_weight, grad_bias, _grad_residual(grad, input, residual, activation)
 
 
@@ -181,10 +191,10 @@ def batch_norm_backward(
     Returns:
         As `normalize_backward`.
     """
-    x_hat, dims = _normalized(input, mean, var, eps), _all_but_channels(input)
+    x_hat = _normalized(input, mean, var, eps)
     grad = _through_affine(grad_output, x_hat, weight, bias, residual, activation)
-    grad_weight, grad_bias = (grad * x_hat).sum(dims), grad.sum(dims)
-    count = max(input.numel() // max(input.shape[1], 1), 1)
+    grad_weight, grad_bias = _channel_sum(grad * x_hat), _channel_sum(grad)
+    count = max(_count(input), 1)
     scale = torch.rsqrt(var + eps) if weight is None else weight * torch.rsqrt(var + eps)
     centred = grad - _per_channel(grad_bias / count, input) - x_hat * _per_channel(grad_weight / count, input)
     grad_input = _as_output(centred * _per_channel(scale, input), input)

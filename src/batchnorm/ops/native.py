@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from batchnorm.ops import schema
+from batchnorm.ops.backend import NATIVE_DEVICES
 
 __all__ = ["LIBRARY_FILE", "load_native"]
 
@@ -23,7 +24,7 @@ def load_native() -> bool:
         return False
     try:
         torch.ops.load_library(LIBRARY_FILE)  # type: ignore[no-untyped-call]
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         warnings.warn(
             f"batchnorm: compiled kernels expected to load with torch {torch.__version__}, got: {reason}; "
@@ -31,4 +32,5 @@ def load_native() -> bool:
             stacklevel=2,
         )
         return False
+    NATIVE_DEVICES.add("cpu")
     return True

@@ -10,6 +10,9 @@
 
 namespace batchnorm::BATCHNORM_ISA {
 
+// Whether arithmetic, not memory, is the limit: then unrolling gains nothing.
+constexpr bool is_heavy(int activation) { return activation >= SIGMOID && activation <= GELU; }
+
 template <class A> inline vec<A> clamp_zero_six(vec<A> z) { return at_most(at_least(z, 0), 6); }
 
 template <int activation, class A> inline vec<A> activate(vec<A> z) {

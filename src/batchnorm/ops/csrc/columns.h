@@ -18,19 +18,18 @@ template <class T> struct Columns {
   // A little over a page apart: arrays at the same place in their pages get in each other's way.
   using Scratch = A[MAX_WIDTH + 80];
 
-  // Where the values of a group start, and how many columns it has.
+  // Where the values of a group start in a row, and how many channels it has.
   struct Strip {
-    int64_t start, channels, width;
+    int64_t start, channels;
 
     Strip(const Geometry& g, int64_t group)
-        : start(g.first_channel(group) * g.inner),
-          channels(g.channels(group)),
-          width(channels * g.inner * g.repeat) {}
+        : start(g.first_channel(group) * g.inner), channels(g.channels(group)) {}
   };
 
   // The columns' sums added up for each channel, in double and pairwise over the repeats:
   // total[c] += sum of values[j].
-  static void fold(const Geometry& g, int64_t channels, int64_t repeat, const A* values, double* total) {
+  static BATCHNORM_APART void fold(const Geometry& g, int64_t channels, int64_t repeat, const A* values,
+                                   double* total) {
     const int64_t width = channels * g.inner;
     double sums[MAX_WIDTH];
     for (int64_t j = 0; j < width * repeat; ++j) sums[j] = values[j];
@@ -48,7 +47,7 @@ template <class T> struct Columns {
 
   // The other way: each column gets its channel's value.
   template <class Value>
-  static void spread(const Geometry& g, int64_t channels, const Value* value, A* columns) {
+  static BATCHNORM_APART void spread(const Geometry& g, int64_t channels, const Value* value, A* columns) {
     for (int64_t k = 0; k < g.repeat; ++k)
       for (int64_t c = 0; c < channels; ++c)
         for (int64_t i = 0; i < g.inner; ++i) *columns++ = static_cast<A>(value[c]);
@@ -63,13 +62,16 @@ template <class T> struct Columns {
     return scratch;
   }
 
-  // Calls f(first value, rows, repeat) for each block of a segment; the rows left over are one more
-  // block, a single row of fewer repeats.
-  template <class F> static BATCHNORM_INLINE void blocks(const Geometry& g, int64_t segment, const F& f) {
+  // Calls f(first value, rows, repeat) for the rows of a segment, `block` at a time. The tensor rows left
+  // over at the end are one more matrix row with fewer repeats.
+  template <class F>
+  static BATCHNORM_INLINE void blocks(const Geometry& g, int64_t segment, int64_t block, const F& f) {
     const int64_t last = g.last_unit(segment);
-    for (int64_t r = g.first_unit(segment); r < last; r += g.block_units)
-      f(r * g.row_stride, r + g.block_units < last ? g.block_units : last - r, g.repeat);
-    if (segment + 1 == g.segments && g.rest > 0) f(g.units * g.row_stride, int64_t{1}, g.rest);
+    const int64_t end = segment + 1 == g.segments && g.rest > 0 ? last + 1 : last;
+    for (int64_t r = g.first_unit(segment), next; r < end; r = next) {
+      next = r == last ? end : r + block < last ? r + block : last;
+      f(r * g.row_stride, next - r, r == last ? g.rest : g.repeat);
+    }
   }
 
   static void moments(const Task& t, int64_t group, int64_t segment, double* sums) {
@@ -79,7 +81,7 @@ template <class T> struct Columns {
     double& total = sums[0];
     alignas(64) Scratch shift, first, second;
     double mean[MAX_WIDTH], s1[MAX_WIDTH], s2[MAX_WIDTH];
-    blocks(g, segment, [&](int64_t start, int64_t rows, int64_t repeat) {
+    blocks(g, segment, g.block_units, [&](int64_t start, int64_t rows, int64_t repeat) {
       const T* x = static_cast<const T*>(t.x) + start + strip.start;
       const int64_t width = channels * g.inner * repeat, in_row = g.inner * repeat;
       // As in rows.h the shift is the mean of a sixteenth of the block, or of 16 values.
@@ -109,7 +111,7 @@ template <class T> struct Columns {
     });
   }
 
-  static void add(const T* x, int64_t width, A* sum) {
+  static BATCHNORM_APART void add(const T* x, int64_t width, A* sum) {
     sweep<A>(width, [&](int64_t j, int, auto lanes) {
       lanes.store(sum + j, lanes.load(sum + j) + lanes.keep(lanes.load(x + j)));
     });
@@ -130,30 +132,24 @@ template <class T> struct Columns {
     });
   }
 
-  // Rows whose coefficients are loaded together: several where memory is the limit, one where arithmetic is.
-  template <int activation> using Together =
-      std::integral_constant<int, activation >= SIGMOID && activation <= GELU ? 1 : 4>;
-
-  // Calls f(rows, first value, width) for the rows from `start` on, a few at a time; `rows` is a constant.
-  template <int together, class F>
+  // Calls f(rows, first value, width) for the rows from `start` on, a few at a time where that saves loads
+  // of coefficients; `rows` is a constant.
+  template <int activation, class F>
   static BATCHNORM_INLINE void each(int64_t start, int64_t rows, int64_t stride, int64_t width, const F& f) {
+    constexpr int few = is_heavy(activation) ? 1 : 4;
     int64_t r = 0;
-    for (; r + together <= rows; r += together)
-      f(std::integral_constant<int, together>{}, start + r * stride, width);
-    if constexpr (together > 1)
+    for (; r + few <= rows; r += few) f(std::integral_constant<int, few>{}, start + r * stride, width);
+    if constexpr (few > 1)
       for (; r < rows; ++r) f(std::integral_constant<int, 1>{}, start + r * stride, width);
   }
 
   // The same for all rows of a segment.
-  template <int together, class F>
+  template <int activation, class F>
   static BATCHNORM_INLINE void all(const Geometry& g, int64_t group, int64_t segment, const F& f) {
     const Strip strip(g, group);
-    const int64_t first = g.first_unit(segment);
-    each<together>(first * g.row_stride + strip.start, g.last_unit(segment) - first, g.row_stride,
-                   strip.width, f);
-    if (segment + 1 == g.segments && g.rest > 0)
-      f(std::integral_constant<int, 1>{}, g.units * g.row_stride + strip.start,
-        strip.channels * g.inner * g.rest);
+    blocks(g, segment, g.segment_units, [&](int64_t start, int64_t rows, int64_t repeat) {
+      each<activation>(start + strip.start, rows, g.row_stride, strip.channels * g.inner * repeat, f);
+    });
   }
 
   template <int activation, bool has_residual>
@@ -178,7 +174,7 @@ template <class T> struct Columns {
         }
       });
     };
-    all<Together<activation>::value>(t.geometry, group, segment, rows_at);
+    all<activation>(t.geometry, group, segment, rows_at);
     if (t.stream) end_stream();
   }
 
@@ -213,10 +209,10 @@ template <class T> struct Columns {
         lanes.store(second + j, lanes.load(second + j) + lanes.keep(s2));
       });
     };
-    blocks(g, segment, [&](int64_t start, int64_t rows, int64_t repeat) {
+    blocks(g, segment, g.block_units, [&](int64_t start, int64_t rows, int64_t repeat) {
       const int64_t width = strip.channels * g.inner * repeat;
       for (int64_t j = 0; j < width; ++j) first[j] = 0, second[j] = 0;
-      each<Together<activation>::value>(start + strip.start, rows, stride, width, rows_at);
+      each<activation>(start + strip.start, rows, stride, width, rows_at);
       fold(g, strip.channels, repeat, first, sums);
       fold(g, strip.channels, repeat, second, sums + strip.channels);
     });
@@ -247,7 +243,7 @@ template <class T> struct Columns {
         }
       });
     };
-    all<Together<activation>::value>(t.geometry, group, segment, rows_at);
+    all<activation>(t.geometry, group, segment, rows_at);
     if (t.stream) end_stream();
   }
 };

@@ -113,7 +113,7 @@ template <class T> struct Rows {
           const T* grad = static_cast<const T*>(t.grad) + r.start;
           const T* residual = static_cast<const T*>(t.residual) + r.start;
           T* grad_residual = static_cast<T*>(t.grad_residual) + r.start;
-          sweep<A, 4>(r.length, [&](int64_t j, int k, auto lanes) {
+          sweep<A, is_heavy(activation) ? 1 : 4>(r.length, [&](int64_t j, int k, auto lanes) {
             const V d = lanes.load(x + j) - mean;
             V z = d * scale + shift;
             if constexpr (has_residual) z += lanes.load(residual + j);

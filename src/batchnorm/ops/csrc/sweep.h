@@ -22,21 +22,28 @@ template <class A> struct AllLanes {
   BATCHNORM_INLINE vec<A> keep(vec<A> v) const { return v; }
 };
 
+// The first `count` lanes from memory, the others 0; and back.
+template <class T> BATCHNORM_APART vec<acc_t<T>> load_some(const T* p, int count) {
+  T padded[LANES<acc_t<T>>] = {};
+  std::memcpy(padded, p, count * sizeof(T));
+  return load(padded);
+}
+template <class T> BATCHNORM_APART void store_some(T* p, vec<acc_t<T>> v, int count) {
+  T padded[LANES<acc_t<T>>];
+  store(padded, v);
+  std::memcpy(p, padded, count * sizeof(T));
+}
+
 // Lanes from `begin` up to `end` count; where `end` is not the last lane, memory may end there.
 template <class A> struct SomeLanes {
   int begin, end;
 
   template <class T> BATCHNORM_INLINE vec<A> load(const T* p) const {
-    if (end == LANES<A>) return BATCHNORM_ISA::load(p);
-    T padded[LANES<A>] = {};
-    std::memcpy(padded, p, end * sizeof(T));
-    return BATCHNORM_ISA::load(padded);
+    return end == LANES<A> ? BATCHNORM_ISA::load(p) : load_some(p, end);
   }
   template <class T> BATCHNORM_INLINE void store(T* p, vec<A> v) const {
     if (end == LANES<A>) return BATCHNORM_ISA::store(p, v);
-    T padded[LANES<A>];
-    BATCHNORM_ISA::store(padded, v);
-    std::memcpy(p, padded, end * sizeof(T));
+    store_some(p, v, end);
   }
   template <class T> BATCHNORM_INLINE void write(bool, T* p, vec<A> v) const { store(p, v); }
   BATCHNORM_INLINE vec<A> keep(vec<A> v) const {
