@@ -102,7 +102,7 @@ def build(output: Path, toolchain: Toolchain) -> None:
                 finished.result()
         linked = Path(directory, output.name)
         objects = sorted(str(path) for path in Path(directory).glob("*.o"))
-        _run([*shlex.split(toolchain.compiler), *_link_flags(toolchain), *objects, "-o", str(linked)])
+        _run([*shlex.split(toolchain.compiler), *objects, *_link_flags(toolchain), "-o", str(linked)])
         output.parent.mkdir(parents=True, exist_ok=True)
         beside = output.with_name(f"{output.name}.new")
         shutil.copy(linked, beside)
@@ -138,8 +138,9 @@ def _link_flags(toolchain: Toolchain) -> list[str]:
     extra = shlex.split(os.environ.get("LDFLAGS", ""))
     if sys.platform == "darwin":
         return ["-bundle", "-undefined", "dynamic_lookup", *extra]
-    # Without a run path: torch is loaded before us, and the loader finds its library by name.
-    return ["-shared", f"-L{toolchain.torch}/lib", "-ltorch_cpu", *extra]
+    # Without a run path: torch is loaded before us, and the loader finds its library by name. Stripped,
+    # because the linker would keep every template's symbol.
+    return ["-shared", f"-L{toolchain.torch}/lib", "-ltorch_cpu", "-s", *extra]
 
 
 def _run(command: list[str]) -> None:

@@ -136,7 +136,7 @@ template <class T> struct Columns {
   // of coefficients; `rows` is a constant.
   template <int activation, class F>
   static BATCHNORM_INLINE void each(int64_t start, int64_t rows, int64_t stride, int64_t width, const F& f) {
-    constexpr int few = is_heavy(activation) ? 1 : 4;
+    constexpr int few = is_heavy(activation) ? 1 : FEW;
     int64_t r = 0;
     for (; r + few <= rows; r += few) f(std::integral_constant<int, few>{}, start + r * stride, width);
     if constexpr (few > 1)
