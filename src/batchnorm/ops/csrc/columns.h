@@ -5,8 +5,6 @@
 
 #pragma once
 
-#include <type_traits>
-
 #include "activation.h"
 #include "sweep.h"
 
@@ -96,9 +94,7 @@ template <class T> struct Columns {
         mean[c] = static_cast<A>(mean[c] / static_cast<double>(sample * in_row));
       spread(g, channels, mean, shift);
       for (int64_t j = 0; j < width; ++j) first[j] = 0;
-      int64_t r = 0;
-      for (; r + 4 <= rows; r += 4) add_moments<4>(x + r * stride, stride, width, shift, first, second);
-      for (; r < rows; ++r) add_moments<1>(x + r * stride, stride, width, shift, first, second);
+      for (int64_t r = 0; r < rows; ++r) add_moments(x + r * stride, width, shift, first, second);
       fold(g, channels, repeat, first, s1);
       fold(g, channels, repeat, second, s2);
       const double n = static_cast<double>(rows * in_row), per_value = 1 / n;
@@ -117,38 +113,22 @@ template <class T> struct Columns {
     });
   }
 
-  template <int rows>
-  static void add_moments(const T* x, int64_t stride, int64_t width, const A* shift, A* first, A* second) {
+  static void add_moments(const T* x, int64_t width, const A* shift, A* first, A* second) {
     sweep<A>(width, [&](int64_t j, int, auto lanes) {
-      const V by = lanes.load(shift + j);
-      V s1{}, s2{};
-      for (int r = 0; r < rows; ++r) {
-        const V d = lanes.keep(lanes.load(x + r * stride + j) - by);
-        s1 += d;
-        s2 += d * d;
-      }
-      lanes.store(first + j, lanes.load(first + j) + s1);
-      lanes.store(second + j, lanes.load(second + j) + s2);
+      const V d = lanes.keep(lanes.load(x + j) - lanes.load(shift + j));
+      lanes.store(first + j, lanes.load(first + j) + d);
+      lanes.store(second + j, lanes.load(second + j) + d * d);
     });
   }
 
-  // Calls f(rows, first value, width) for the rows from `start` on, a few at a time where that saves loads
-  // of coefficients; `rows` is a constant.
-  template <int activation, class F>
-  static BATCHNORM_INLINE void each(int64_t start, int64_t rows, int64_t stride, int64_t width, const F& f) {
-    constexpr int few = is_heavy(activation) ? 1 : FEW;
-    int64_t r = 0;
-    for (; r + few <= rows; r += few) f(std::integral_constant<int, few>{}, start + r * stride, width);
-    if constexpr (few > 1)
-      for (; r < rows; ++r) f(std::integral_constant<int, 1>{}, start + r * stride, width);
-  }
-
-  // The same for all rows of a segment.
-  template <int activation, class F>
-  static BATCHNORM_INLINE void all(const Geometry& g, int64_t group, int64_t segment, const F& f) {
+  // Calls f(first value, width) for each row of a segment: one row at a time. Several at a time would
+  // save loads of coefficients, but so many streams of memory defeat the prefetcher (1.5 times slower).
+  template <class F>
+  static BATCHNORM_INLINE void each_row(const Geometry& g, int64_t group, int64_t segment, const F& f) {
     const Strip strip(g, group);
     blocks(g, segment, g.segment_units, [&](int64_t start, int64_t rows, int64_t repeat) {
-      each<activation>(start + strip.start, rows, g.row_stride, strip.channels * g.inner * repeat, f);
+      const int64_t width = strip.channels * g.inner * repeat;
+      for (int64_t r = 0; r < rows; ++r) f(start + strip.start + r * g.row_stride, width);
     });
   }
 
@@ -158,23 +138,17 @@ template <class T> struct Columns {
     const A* mean = coefficient(t, MEAN, group, scratch[0]);
     const A* scale = coefficient(t, SCALE, group, scratch[1]);
     const A* shift = coefficient(t, SHIFT, group, scratch[2]);
-    const int64_t stride = t.geometry.row_stride;
-    const auto rows_at = [&](auto rows, int64_t start, int64_t width) {
+    each_row(t.geometry, group, segment, [&](int64_t start, int64_t width) {
       const T* x = static_cast<const T*>(t.x) + start;
       const T* residual = static_cast<const T*>(t.residual) + start;
       T* out = static_cast<T*>(t.out) + start;
-      const bool past_cache = t.stream && whole_lines(out, width) && whole_lines(out, stride);
+      const bool past_cache = t.stream && whole_lines(out, width);
       sweep<A>(width, [&](int64_t j, int, auto lanes) {
-        const V m = lanes.load(mean + j), a = lanes.load(scale + j), b = lanes.load(shift + j);
-        for (int r = 0; r < rows; ++r) {
-          const int64_t at = r * stride + j;
-          V z = (lanes.load(x + at) - m) * a + b;
-          if constexpr (has_residual) z += lanes.load(residual + at);
-          lanes.write(past_cache, out + at, activate<activation, A>(z));
-        }
+        V z = (lanes.load(x + j) - lanes.load(mean + j)) * lanes.load(scale + j) + lanes.load(shift + j);
+        if constexpr (has_residual) z += lanes.load(residual + j);
+        lanes.write(past_cache, out + j, activate<activation, A>(z));
       });
-    };
-    all<activation>(t.geometry, group, segment, rows_at);
+    });
     if (t.stream) end_stream();
   }
 
@@ -186,33 +160,25 @@ template <class T> struct Columns {
     const A* mean = coefficient(t, MEAN, group, scratch[0]);
     const A* scale = coefficient(t, SCALE, group, scratch[1]);
     const A* shift = coefficient(t, SHIFT, group, scratch[2]);
-    const int64_t stride = g.row_stride;
-    const auto rows_at = [&](auto rows, int64_t start, int64_t width) {
-      const T* x = static_cast<const T*>(t.x) + start;
-      const T* grad = static_cast<const T*>(t.grad) + start;
-      const T* residual = static_cast<const T*>(t.residual) + start;
-      T* grad_residual = static_cast<T*>(t.grad_residual) + start;
-      sweep<A>(width, [&](int64_t j, int, auto lanes) {
-        const V m = lanes.load(mean + j), a = lanes.load(scale + j), b = lanes.load(shift + j);
-        V s1{}, s2{};
-        for (int r = 0; r < rows; ++r) {
-          const int64_t at = r * stride + j;
-          const V d = lanes.load(x + at) - m;
-          V z = d * a + b;
-          if constexpr (has_residual) z += lanes.load(residual + at);
-          const V dz = through<activation, A>(lanes.load(grad + at), z);
-          if constexpr (has_residual) lanes.store(grad_residual + at, dz);
-          s1 += dz;
-          s2 += dz * d;
-        }
-        lanes.store(first + j, lanes.load(first + j) + lanes.keep(s1));
-        lanes.store(second + j, lanes.load(second + j) + lanes.keep(s2));
-      });
-    };
     blocks(g, segment, g.block_units, [&](int64_t start, int64_t rows, int64_t repeat) {
       const int64_t width = strip.channels * g.inner * repeat;
       for (int64_t j = 0; j < width; ++j) first[j] = 0, second[j] = 0;
-      each<activation>(start + strip.start, rows, stride, width, rows_at);
+      for (int64_t r = 0; r < rows; ++r) {
+        const int64_t at = start + strip.start + r * g.row_stride;
+        const T* x = static_cast<const T*>(t.x) + at;
+        const T* grad = static_cast<const T*>(t.grad) + at;
+        const T* residual = static_cast<const T*>(t.residual) + at;
+        T* grad_residual = static_cast<T*>(t.grad_residual) + at;
+        sweep<A>(width, [&](int64_t j, int, auto lanes) {
+          const V d = lanes.load(x + j) - lanes.load(mean + j);
+          V z = d * lanes.load(scale + j) + lanes.load(shift + j);
+          if constexpr (has_residual) z += lanes.load(residual + j);
+          const V dz = through<activation, A>(lanes.load(grad + j), z);
+          if constexpr (has_residual) lanes.store(grad_residual + j, dz);
+          lanes.store(first + j, lanes.load(first + j) + lanes.keep(dz));
+          lanes.store(second + j, lanes.load(second + j) + lanes.keep(dz * d));
+        });
+      }
       fold(g, strip.channels, repeat, first, sums);
       fold(g, strip.channels, repeat, second, sums + strip.channels);
     });
@@ -226,24 +192,18 @@ template <class T> struct Columns {
     const A* slope = coefficient(t, SLOPE, group, scratch[3]);
     const A* offset = coefficient(t, OFFSET, group, scratch[4]);
     const mask<A> live = mask<A>{} - !t.frozen;
-    const int64_t stride = t.geometry.row_stride;
-    const auto rows_at = [&](auto rows, int64_t start, int64_t width) {
+    each_row(t.geometry, group, segment, [&](int64_t start, int64_t width) {
       const T* x = static_cast<const T*>(t.x) + start;
       const T* grad = static_cast<const T*>(t.grad) + start;
       T* out = static_cast<T*>(t.out) + start;
-      const bool past_cache = t.stream && whole_lines(out, width) && whole_lines(out, stride);
+      const bool past_cache = t.stream && whole_lines(out, width);
       sweep<A>(width, [&](int64_t j, int, auto lanes) {
-        const V m = lanes.load(mean + j), a = lanes.load(scale + j), b = lanes.load(shift + j);
-        const V k1 = lanes.load(slope + j), k0 = lanes.load(offset + j);
-        for (int r = 0; r < rows; ++r) {
-          const int64_t at = r * stride + j;
-          const V d = lanes.load(x + at) - m;
-          const V dz = through<activation, A>(lanes.load(grad + at), d * a + b);
-          lanes.write(past_cache, out + at, dz * a + (only(d, live) * k1 + k0));
-        }
+        const V d = lanes.load(x + j) - lanes.load(mean + j), by = lanes.load(scale + j);
+        const V dz = through<activation, A>(lanes.load(grad + j), d * by + lanes.load(shift + j));
+        const V through_statistics = only(d, live) * lanes.load(slope + j) + lanes.load(offset + j);
+        lanes.write(past_cache, out + j, dz * by + through_statistics);
       });
-    };
-    all<activation>(t.geometry, group, segment, rows_at);
+    });
     if (t.stream) end_stream();
   }
 };

@@ -8,12 +8,15 @@
 namespace batchnorm {
 namespace {
 
-constexpr int64_t SHORT_ROW = 64;           // shorter rows are faster as columns
+#ifndef SR
+#define SR 64
+#endif
+constexpr int64_t SHORT_ROW = SR;           // shorter rows are faster as columns
 constexpr int64_t CACHE_BYTES = 192 << 10;  // of one array; with its output or gradient it fits an L2 cache
 constexpr int64_t PAGE_BYTES = 4096;        // a group's run in one image, to stay friends with the prefetcher
 constexpr int64_t EVEN = 16;                // values: whole vectors and, in float32, whole cache lines
 constexpr int64_t WIDE = 256;               // columns that make the ends of a row cheap
-constexpr int64_t BLOCK_VALUES = 65536;     // of the columns view, between 64 and 256 rows
+constexpr int64_t BLOCK_VALUES = 65536;     // of the columns view, between 64 and 128 rows
 constexpr int64_t SEGMENT_VALUES = 65536;   // fewer are not worth a thread
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -67,7 +70,7 @@ Geometry cut(int64_t N, int64_t C, int64_t S, bool channels_last, int64_t value_
   g.group_channels = std::clamp<int64_t>(fitting, 1, std::max<int64_t>(C, 1));
   g.groups = divide_up(C, g.group_channels);
   const int64_t group_width = std::max<int64_t>(1, g.group_channels * g.inner * g.repeat);
-  cut_units(g, std::clamp<int64_t>(BLOCK_VALUES / group_width, 64, 256), group_width);
+  cut_units(g, std::clamp<int64_t>(BLOCK_VALUES / group_width, 64, 128), group_width);
   return g;
 }
 

@@ -20,17 +20,50 @@ template <class T> struct Rows {
   static BATCHNORM_INLINE Run run(const Geometry& g, int64_t c, int64_t u) {
     if (g.pieces == 1) return {(u * g.C + c) * g.S, g.S};
     const int64_t n = u / g.pieces, piece = u % g.pieces;
-    return {(n * g.C + c) * g.S + piece * PIECE, piece + 1 == g.pieces ? g.S - piece * PIECE : PIECE};
+    const int64_t start = (n * g.C + c) * g.S + piece * PIECE;
+    return {start, piece + 1 == g.pieces ? g.S - piece * PIECE : PIECE};
   }
 
-  static V coefficient(const Task& t, Coefficient which, int64_t c) {
-    return V{} + static_cast<const A*>(t.coefficient[which])[c];
+  // The prefetcher does not see where the next run is: fetch its first lines while this one is computed.
+  static BATCHNORM_INLINE void fetch(const void* tensor, int64_t start) {
+    const char* p = reinterpret_cast<const char*>(static_cast<const T*>(tensor) + start);
+    for (int line = 0; line < 8; ++line) __builtin_prefetch(p + 64 * line);
+  }
+
+  // The channels' coefficients, each in all lanes.
+  struct Coefficients {
+    V mean, scale, shift, slope, offset;
+
+    Coefficients(const Task& t, int64_t c)
+        : mean(in_lanes(t, MEAN, c)),
+          scale(in_lanes(t, SCALE, c)),
+          shift(in_lanes(t, SHIFT, c)),
+          slope(in_lanes(t, SLOPE, c)),
+          offset(in_lanes(t, OFFSET, c)) {}
+
+    static V in_lanes(const Task& t, Coefficient which, int64_t c) {
+      return V{} + static_cast<const A*>(t.coefficient[which])[c];
+    }
+  };
+
+  // Calls body(c, begin, end, next) for each block of units [begin, end) of each channel of the group;
+  // the run after this block's starts at `next`.
+  template <class F>
+  static BATCHNORM_INLINE void blocks(const Geometry& g, int64_t group, int64_t segment, const F& body) {
+    const int64_t c0 = g.first_channel(group), c1 = c0 + g.channels(group), last = g.last_unit(segment);
+    for (int64_t begin = g.first_unit(segment), end; begin < last; begin = end) {
+      end = begin + g.block_units < last ? begin + g.block_units : last;
+      for (int64_t c = c0; c < c1; ++c) {
+        const Run next = c + 1 < c1 ? run(g, c + 1, begin) : run(g, c0, end < last ? end : begin);
+        body(c, begin, end, next.start);
+      }
+    }
   }
 
   // Mean of the first values of a run. As a shift taken from the block itself it bounds what the sum of
   // squares about it can lose: with a sample of 1/16 of the block at most 4 bits, whatever the data.
   static A sample_mean(const T* x, int64_t length) {
-    if (length > 128) length = 128;
+    if (length > PIECE / 16) length = PIECE / 16;
     V sum{};
     sweep<A>(length, [&](int64_t j, int, auto lanes) { sum += lanes.keep(lanes.load(x + j)); });
     return static_cast<A>(sum_lanes<A>(sum) / static_cast<double>(length));
@@ -39,60 +72,27 @@ template <class T> struct Rows {
   static void moments(const Task& t, int64_t group, int64_t segment, double* sums) {
     const Geometry& g = t.geometry;
     const T* x = static_cast<const T*>(t.x);
-    const int64_t c0 = g.first_channel(group), channels = g.channels(group), last = g.last_unit(segment);
-    double& total = sums[0];
-    for (int64_t begin = g.first_unit(segment); begin < last; begin += g.block_units) {
-      const int64_t end = begin + g.block_units < last ? begin + g.block_units : last;
-      int64_t count = 0;
-      for (int64_t c = 0; c < channels; ++c) {
-        const Run sample = run(g, c0 + c, begin);
-        const A shift = sample_mean(x + sample.start, sample.length);
-        V first[4] = {}, second[4] = {};
-        count = 0;
-        for (int64_t u = begin; u < end; ++u) {
-          const Run r = run(g, c0 + c, u);
-          const T* p = x + r.start;
-          sweep<A, 4>(r.length, [&](int64_t j, int k, auto lanes) {
-            const V d = lanes.keep(lanes.load(p + j) - shift);
-            first[k] += d;
-            second[k] += d * d;
-          });
-          count += r.length;
-        }
-        const double n = static_cast<double>(count);
-        const double s1 = sum_lanes<A>((first[0] + first[1]) + (first[2] + first[3]));
-        const double s2 = sum_lanes<A>((second[0] + second[1]) + (second[2] + second[3]));
-        const double off = s1 / n;
-        MomentsMerge(total, n)(sums[1 + c], sums[1 + channels + c], shift + off, s2 - s1 * off);
+    const int64_t c0 = g.first_channel(group), channels = g.channels(group);
+    double* count = sums;
+    blocks(g, group, segment, [&](int64_t c, int64_t begin, int64_t end, int64_t next) {
+      const Run sample = run(g, c, begin);
+      const A shift = sample_mean(x + sample.start, sample.length);
+      V first[4] = {}, second[4] = {};
+      int64_t values = 0;
+      for (int64_t u = begin; u < end; ++u) {
+        const Run r = run(g, c, u);
+        fetch(x, u + 1 < end ? run(g, c, u + 1).start : next);
+        sweep<A, 4>(r.length, [&](int64_t j, int k, auto lanes) {
+          const V d = lanes.keep(lanes.load(x + r.start + j) - shift);
+          first[k] += d;
+          second[k] += d * d;
+        });
+        values += r.length;
       }
-      total += static_cast<double>(count);
-    }
-  }
-
-  // Calls f(c, run) backwards through the segment: its end is what the pass before left in the cache.
-  template <class F>
-  static BATCHNORM_INLINE void backwards(const Task& t, int64_t group, int64_t segment, const F& f) {
-    const Geometry& g = t.geometry;
-    const int64_t c0 = g.first_channel(group), c1 = c0 + g.channels(group);
-    for (int64_t u = g.last_unit(segment) - 1; u >= g.first_unit(segment); --u)
-      for (int64_t c = c0; c < c1; ++c) f(c, run(g, c, u));
-    if (t.stream) end_stream();
-  }
-
-  template <int activation, bool has_residual>
-  static void normalize(const Task& t, int64_t group, int64_t segment) {
-    backwards(t, group, segment, [&](int64_t c, Run r) {
-      const T* x = static_cast<const T*>(t.x) + r.start;
-      const T* residual = static_cast<const T*>(t.residual) + r.start;
-      T* out = static_cast<T*>(t.out) + r.start;
-      const bool past_cache = t.stream && whole_lines(out, r.length);
-      const V mean = coefficient(t, MEAN, c), scale = coefficient(t, SCALE, c),
-              shift = coefficient(t, SHIFT, c);
-      sweep<A>(r.length, [&](int64_t j, int, auto lanes) {
-        V z = (lanes.load(x + j) - mean) * scale + shift;
-        if constexpr (has_residual) z += lanes.load(residual + j);
-        lanes.write(past_cache, out + j, activate<activation, A>(z));
-      });
+      const double n = static_cast<double>(values), s1 = sum_lanes<A>(first), s2 = sum_lanes<A>(second);
+      const int64_t i = c - c0;
+      MomentsMerge(*count, n)(sums[1 + i], sums[1 + channels + i], shift + s1 / n, s2 - s1 * s1 / n);
+      if (i + 1 == channels) *count += n;
     });
   }
 
@@ -100,49 +100,78 @@ template <class T> struct Rows {
   static void gradients(const Task& t, int64_t group, int64_t segment, double* sums) {
     const Geometry& g = t.geometry;
     const int64_t c0 = g.first_channel(group), channels = g.channels(group);
-    const int64_t last = g.last_unit(segment);
-    for (int64_t begin = g.first_unit(segment); begin < last; begin += g.block_units) {
-      const int64_t end = begin + g.block_units < last ? begin + g.block_units : last;
-      for (int64_t c = c0; c < c0 + channels; ++c) {
-        const V mean = coefficient(t, MEAN, c), scale = coefficient(t, SCALE, c),
-                shift = coefficient(t, SHIFT, c);
-        V first[4] = {}, second[4] = {};
-        for (int64_t u = begin; u < end; ++u) {
-          const Run r = run(g, c, u);
-          const T* x = static_cast<const T*>(t.x) + r.start;
-          const T* grad = static_cast<const T*>(t.grad) + r.start;
-          const T* residual = static_cast<const T*>(t.residual) + r.start;
-          T* grad_residual = static_cast<T*>(t.grad_residual) + r.start;
-          sweep<A, is_heavy(activation) ? 1 : 4>(r.length, [&](int64_t j, int k, auto lanes) {
-            const V d = lanes.load(x + j) - mean;
-            V z = d * scale + shift;
-            if constexpr (has_residual) z += lanes.load(residual + j);
-            V dz = through<activation, A>(lanes.load(grad + j), z);
-            if constexpr (has_residual) lanes.store(grad_residual + j, dz);
-            first[k] += lanes.keep(dz);
-            second[k] += lanes.keep(dz * d);
-          });
-        }
-        sums[c - c0] += sum_lanes<A>((first[0] + first[1]) + (first[2] + first[3]));
-        sums[channels + c - c0] += sum_lanes<A>((second[0] + second[1]) + (second[2] + second[3]));
+    blocks(g, group, segment, [&](int64_t c, int64_t begin, int64_t end, int64_t next) {
+      const Coefficients at(t, c);
+      V first[4] = {}, second[4] = {};
+      for (int64_t u = begin; u < end; ++u) {
+        const Run r = run(g, c, u);
+        const T* x = static_cast<const T*>(t.x) + r.start;
+        const T* grad = static_cast<const T*>(t.grad) + r.start;
+        const T* residual = static_cast<const T*>(t.residual) + r.start;
+        T* grad_residual = static_cast<T*>(t.grad_residual) + r.start;
+        const int64_t then = u + 1 < end ? run(g, c, u + 1).start : next;
+        fetch(t.x, then);
+        fetch(t.grad, then);
+        sweep<A, is_heavy(activation) ? 1 : 4>(r.length, [&](int64_t j, int k, auto lanes) {
+          const V d = lanes.load(x + j) - at.mean;
+          V z = d * at.scale + at.shift;
+          if constexpr (has_residual) z += lanes.load(residual + j);
+          const V dz = through<activation, A>(lanes.load(grad + j), z);
+          if constexpr (has_residual) lanes.store(grad_residual + j, dz);
+          first[k] += lanes.keep(dz);
+          second[k] += lanes.keep(dz * d);
+        });
       }
-    }
+      sums[c - c0] += sum_lanes<A>(first);
+      sums[channels + c - c0] += sum_lanes<A>(second);
+    });
+  }
+
+  // Calls body(c, run, next) backwards through the segment: its end is what the pass before left in the
+  // cache. The run after this one starts at `next`.
+  template <class F>
+  static BATCHNORM_INLINE void backwards(const Task& t, int64_t group, int64_t segment, const F& body) {
+    const Geometry& g = t.geometry;
+    const int64_t c0 = g.first_channel(group), c1 = c0 + g.channels(group), first = g.first_unit(segment);
+    for (int64_t u = g.last_unit(segment) - 1; u >= first; --u)
+      for (int64_t c = c0; c < c1; ++c) {
+        const Run next = c + 1 < c1 ? run(g, c + 1, u) : run(g, c0, u > first ? u - 1 : u);
+        body(c, run(g, c, u), next.start);
+      }
+    if (t.stream) end_stream();
+  }
+
+  template <int activation, bool has_residual>
+  static void normalize(const Task& t, int64_t group, int64_t segment) {
+    backwards(t, group, segment, [&](int64_t c, Run r, int64_t next) {
+      const T* x = static_cast<const T*>(t.x) + r.start;
+      const T* residual = static_cast<const T*>(t.residual) + r.start;
+      T* out = static_cast<T*>(t.out) + r.start;
+      const bool past_cache = t.stream && whole_lines(out, r.length);
+      const Coefficients at(t, c);
+      fetch(t.x, next);
+      sweep<A>(r.length, [&](int64_t j, int, auto lanes) {
+        V z = (lanes.load(x + j) - at.mean) * at.scale + at.shift;
+        if constexpr (has_residual) z += lanes.load(residual + j);
+        lanes.write(past_cache, out + j, activate<activation, A>(z));
+      });
+    });
   }
 
   template <int activation> static void input_gradient(const Task& t, int64_t group, int64_t segment) {
     const mask<A> live = mask<A>{} - !t.frozen;
-    backwards(t, group, segment, [&](int64_t c, Run r) {
+    backwards(t, group, segment, [&](int64_t c, Run r, int64_t next) {
       const T* x = static_cast<const T*>(t.x) + r.start;
       const T* grad = static_cast<const T*>(t.grad) + r.start;
       T* out = static_cast<T*>(t.out) + r.start;
       const bool past_cache = t.stream && whole_lines(out, r.length);
-      const V mean = coefficient(t, MEAN, c), scale = coefficient(t, SCALE, c),
-              shift = coefficient(t, SHIFT, c);
-      const V slope = coefficient(t, SLOPE, c), offset = coefficient(t, OFFSET, c);
+      const Coefficients at(t, c);
+      fetch(t.x, next);
+      fetch(t.grad, next);
       sweep<A>(r.length, [&](int64_t j, int, auto lanes) {
-        const V d = lanes.load(x + j) - mean;
-        const V dz = through<activation, A>(lanes.load(grad + j), d * scale + shift);
-        lanes.write(past_cache, out + j, dz * scale + (only(d, live) * slope + offset));
+        const V d = lanes.load(x + j) - at.mean;
+        const V dz = through<activation, A>(lanes.load(grad + j), d * at.scale + at.shift);
+        lanes.write(past_cache, out + j, dz * at.scale + (only(d, live) * at.slope + at.offset));
       });
     });
   }

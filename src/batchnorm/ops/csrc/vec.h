@@ -177,5 +177,8 @@ template <class A> inline double sum_lanes(vec<A> v) {
   for (int i = 0; i < LANES<A>; ++i) total += v[i];
   return total;
 }
+template <class A> inline double sum_lanes(const vec<A> (&v)[4]) {
+  return sum_lanes<A>((v[0] + v[1]) + (v[2] + v[3]));
+}
 
 }  // namespace batchnorm::BATCHNORM_ISA
