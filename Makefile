@@ -13,9 +13,9 @@ CHROMIUM := /usr/bin/chromium
 run: .venv/run.stamp $(if $(APT),$(DATA))
 	$(BIN)/batchnorm train
 
-# A process a core, each with one thread.
+# A process a core, each with one thread; the examples of one page build on each other, so files stay whole.
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
 check: .venv/dev.stamp $(if $(APT),$(DATA) $(CHROMIUM))
 	$(BIN)/ruff check

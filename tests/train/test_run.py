@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -97,7 +98,8 @@ def test_accumulated_micro_batches_give_the_gradient_of_the_whole(tmp_path, samp
 def test_other_settings_run(tmp_path, sample, settings):
     config = dataclasses.replace(SMALL, arms=("batch",), **settings)
     run = train(config, sample, tmp_path / "run", Silent())
-    assert all(row.loss < 3 for row in run.epochs)
+    assert len(run.epochs) == config.epochs
+    assert all(math.isfinite(row.loss) and row.train_accuracy > 0.1 for row in run.epochs)
 
 
 class StopAfter(Silent):

@@ -39,7 +39,7 @@ Gradients backward(const char* op, const Tensor& grad_output, const Tensor& inpu
 
   const Kernels& k = batch.kernels();
   const Reduce gradients = k.gradients[activation][through_residual];
-  const Map input_gradient = k.input_gradient[through_residual ? IDENTITY : activation];
+  const Map input_gradient = k.input_gradient[through_residual ? int64_t{IDENTITY} : activation];
   const double count = static_cast<double>(batch.values_per_channel());
   two_passes(
       g, 2 * g.group_channels,

@@ -8,10 +8,7 @@
 namespace batchnorm {
 namespace {
 
-#ifndef SR
-#define SR 64
-#endif
-constexpr int64_t SHORT_ROW = SR;           // shorter rows are faster as columns
+constexpr int64_t SHORT_ROW = 64;           // shorter rows are faster as columns
 constexpr int64_t CACHE_BYTES = 192 << 10;  // of one array; with its output or gradient it fits an L2 cache
 constexpr int64_t PAGE_BYTES = 4096;        // a group's run in one image, to stay friends with the prefetcher
 constexpr int64_t EVEN = 16;                // values: whole vectors and, in float32, whole cache lines
