@@ -33,14 +33,19 @@ Gradients backward(const char* op, const Tensor& grad_output, const Tensor& inpu
   batch.write_to(grad_input, task);
   task.frozen = frozen;
   coefficients.pass_to(task);
-  // With a residual the first pass has written dz, and the second starts from there.
-  Task second = task;
-  if (through_residual) second.grad = task.grad_residual;
 
   const Kernels& k = batch.kernels();
   const Reduce gradients = k.gradients[activation][through_residual];
-  const Map input_gradient = k.input_gradient[through_residual ? int64_t{IDENTITY} : activation];
+  Map input_gradient = k.input_gradient[activation][through_residual];
+  Task second = task;
+  if (through_residual && batch.is_exact()) {
+    // The first pass wrote dz, and nothing was lost: the second starts from there.
+    second.grad = task.grad_residual;
+    input_gradient = k.input_gradient[IDENTITY][0];
+  }
   const double count = static_cast<double>(batch.values_per_channel());
+  if (count == 0)
+    for (int64_t c = 0; c < g.C; ++c) weights.set(c, 0), biases.set(c, 0);
   two_passes(
       g, 2 * g.group_channels,
       [&](int64_t group, int64_t segment, double* sums) { gradients(task, group, segment, sums); },

@@ -184,7 +184,8 @@ template <class T> struct Columns {
     });
   }
 
-  template <int activation> static void input_gradient(const Task& t, int64_t group, int64_t segment) {
+  template <int activation, bool has_residual>
+  static void input_gradient(const Task& t, int64_t group, int64_t segment) {
     alignas(64) Scratch scratch[5];
     const A* mean = coefficient(t, MEAN, group, scratch[0]);
     const A* scale = coefficient(t, SCALE, group, scratch[1]);
@@ -195,11 +196,14 @@ template <class T> struct Columns {
     each_row(t.geometry, group, segment, [&](int64_t start, int64_t width) {
       const T* x = static_cast<const T*>(t.x) + start;
       const T* grad = static_cast<const T*>(t.grad) + start;
+      const T* residual = static_cast<const T*>(t.residual) + start;
       T* out = static_cast<T*>(t.out) + start;
       const bool past_cache = t.stream && whole_lines(out, width);
       sweep<A>(width, [&](int64_t j, int, auto lanes) {
         const V d = lanes.load(x + j) - lanes.load(mean + j), by = lanes.load(scale + j);
-        const V dz = through<activation, A>(lanes.load(grad + j), d * by + lanes.load(shift + j));
+        V z = d * by + lanes.load(shift + j);
+        if constexpr (has_residual) z += lanes.load(residual + j);
+        const V dz = through<activation, A>(lanes.load(grad + j), z);
         const V through_statistics = only(d, live) * lanes.load(slope + j) + lanes.load(offset + j);
         lanes.write(past_cache, out + j, dz * by + through_statistics);
       });

@@ -58,7 +58,7 @@ Tensor normalize(const Tensor& input, const Tensor& mean, const Tensor& var, con
                  const OptionalTensor& bias, const OptionalTensor& residual, double eps, int64_t activation) {
   const char* op = "normalize";
   check_activation(op, activation);
-  const Batch batch(op, input);
+  const Batch batch(op, input, true);
   const Geometry& g = batch.geometry;
   const Tensor out = batch.empty_like();
   const Tensor m = batch.channels(mean, "mean"), v = batch.channels(var, "var");

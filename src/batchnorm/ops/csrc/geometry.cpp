@@ -9,7 +9,7 @@ namespace batchnorm {
 namespace {
 
 constexpr int64_t SHORT_ROW = 64;           // shorter rows are faster as columns
-constexpr int64_t CACHE_BYTES = 192 << 10;  // of one array; with its output or gradient it fits an L2 cache
+constexpr int64_t CACHE_BYTES = 128 << 10;  // of one array; with its output or gradient it fits an L2 cache
 constexpr int64_t PAGE_BYTES = 4096;        // a group's run in one image, to stay friends with the prefetcher
 constexpr int64_t EVEN = 16;                // values: whole vectors and, in float32, whole cache lines
 constexpr int64_t WIDE = 256;               // columns that make the ends of a row cheap
@@ -19,10 +19,9 @@ constexpr int64_t SEGMENT_VALUES = 65536;   // fewer are not worth a thread
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 void cut_channels(Geometry& g, int64_t group_channels) {
-  g.group_channels = std::clamp<int64_t>(group_channels, 1, std::max<int64_t>(g.C, 1));
+  g.groups = divide_up(g.C, std::clamp<int64_t>(group_channels, 1, g.C));
+  g.group_channels = divide_up(g.C, g.groups);
   g.groups = divide_up(g.C, g.group_channels);
-  if (g.groups > 0) g.group_channels = divide_up(g.C, g.groups);
-  if (g.groups > 0) g.groups = divide_up(g.C, g.group_channels);
 }
 
 // `values`: of one unit in one group.
@@ -37,17 +36,18 @@ void cut_units(Geometry& g, int64_t block_units, int64_t values) {
 
 }  // namespace
 
-Geometry cut(int64_t N, int64_t C, int64_t S, bool channels_last, int64_t value_bytes) {
+Geometry cut(int64_t N, int64_t C, int64_t S, bool channels_last, int64_t value_bytes, bool one_pass) {
   Geometry g{};
   g.N = N, g.C = C, g.S = S;
-  g.columns = channels_last || S < SHORT_ROW;
-  g.inner = g.repeat = g.pieces = 1;
+  g.columns = channels_last || S < (one_pass ? SHORT_ROW / 2 : SHORT_ROW);
+  g.inner = g.repeat = g.pieces = g.segments = g.group_channels = 1;
+  if (N == 0 || C == 0 || S == 0) return g;  // no groups
   if (!g.columns) {
     g.pieces = std::max<int64_t>(1, (S + PIECE / 2) / PIECE);
     g.units = N * g.pieces;
     const int64_t friendly = divide_up(PAGE_BYTES, S * value_bytes);
-    const int64_t cached = CACHE_BYTES / std::max<int64_t>(N * S * value_bytes, 1);
-    cut_channels(g, std::max(friendly, std::min<int64_t>(cached, 64)));
+    const int64_t cached = CACHE_BYTES / (N * S * value_bytes);
+    cut_channels(g, one_pass ? C : std::max(friendly, std::min<int64_t>(cached, 64)));
     const int64_t unit = std::min(S, PIECE);
     cut_units(g, PIECE / unit, unit * g.group_channels);
     return g;
@@ -55,18 +55,20 @@ Geometry cut(int64_t N, int64_t C, int64_t S, bool channels_last, int64_t value_
   g.inner = channels_last ? 1 : S;
   const int64_t rows = channels_last ? N * S : N;
   const int64_t width = C * g.inner;
-  if (width > 0 && width < WIDE) {
+  if (width < WIDE) {
     const int64_t even = EVEN / std::gcd<int64_t>(width, EVEN);
-    g.repeat = std::clamp<int64_t>(divide_up(WIDE / width, even) * even, 1, std::max<int64_t>(rows, 1));
+    int64_t repeat = divide_up(WIDE, width * even) * even;
+    if (repeat * width > MAX_WIDTH) repeat = divide_up(WIDE, width);
+    g.repeat = std::min(repeat, rows);
   }
   g.units = rows / g.repeat;
   g.rest = rows % g.repeat;
   g.row_stride = width * g.repeat;
   int64_t fitting = MAX_WIDTH / (g.inner * g.repeat);
-  if (fitting >= EVEN) fitting -= fitting % EVEN;
-  g.group_channels = std::clamp<int64_t>(fitting, 1, std::max<int64_t>(C, 1));
+  if (EVEN <= fitting && fitting < C) fitting -= fitting % EVEN;
+  g.group_channels = std::min(fitting, C);
   g.groups = divide_up(C, g.group_channels);
-  const int64_t group_width = std::max<int64_t>(1, g.group_channels * g.inner * g.repeat);
+  const int64_t group_width = g.group_channels * g.inner * g.repeat;
   cut_units(g, std::clamp<int64_t>(BLOCK_VALUES / group_width, 64, 128), group_width);
   return g;
 }

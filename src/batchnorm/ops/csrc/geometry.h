@@ -57,7 +57,8 @@ struct Geometry {
   }
 };
 
-// `channels_last` says where the channel is; `value_bytes` is the size of one value of the tensor.
-Geometry cut(int64_t N, int64_t C, int64_t S, bool channels_last, int64_t value_bytes);
+// `channels_last` says where the channel is; `value_bytes` is the size of one value of the tensor. With
+// `one_pass` nothing needs to stay in the cache, and all channels are one group: memory is walked in order.
+Geometry cut(int64_t N, int64_t C, int64_t S, bool channels_last, int64_t value_bytes, bool one_pass = false);
 
 }  // namespace batchnorm

@@ -43,9 +43,9 @@ using Map = void (*)(const Task&, int64_t group, int64_t segment);
 
 struct Kernels {
   Reduce moments;
-  Map normalize[ACTIVATIONS][2];     // [has residual]
-  Reduce gradients[ACTIVATIONS][2];  // [has residual]
-  Map input_gradient[ACTIVATIONS];   // dx, without residual
+  Map normalize[ACTIVATIONS][2];       // [has residual]
+  Reduce gradients[ACTIVATIONS][2];    // [has residual]
+  Map input_gradient[ACTIVATIONS][2];  // [has residual]
 };
 
 // Merges the mean and M2 of more values into those seen so far (Chan, Golub & LeVeque 1979); exact but

@@ -158,11 +158,13 @@ template <class T> struct Rows {
     });
   }
 
-  template <int activation> static void input_gradient(const Task& t, int64_t group, int64_t segment) {
+  template <int activation, bool has_residual>
+  static void input_gradient(const Task& t, int64_t group, int64_t segment) {
     const mask<A> live = mask<A>{} - !t.frozen;
     backwards(t, group, segment, [&](int64_t c, Run r, int64_t next) {
       const T* x = static_cast<const T*>(t.x) + r.start;
       const T* grad = static_cast<const T*>(t.grad) + r.start;
+      const T* residual = static_cast<const T*>(t.residual) + r.start;
       T* out = static_cast<T*>(t.out) + r.start;
       const bool past_cache = t.stream && whole_lines(out, r.length);
       const Coefficients at(t, c);
@@ -170,7 +172,9 @@ template <class T> struct Rows {
       fetch(t.grad, next);
       sweep<A>(r.length, [&](int64_t j, int, auto lanes) {
         const V d = lanes.load(x + j) - at.mean;
-        const V dz = through<activation, A>(lanes.load(grad + j), d * at.scale + at.shift);
+        V z = d * at.scale + at.shift;
+        if constexpr (has_residual) z += lanes.load(residual + j);
+        const V dz = through<activation, A>(lanes.load(grad + j), z);
         lanes.write(past_cache, out + j, dz * at.scale + (only(d, live) * at.slope + at.offset));
       });
     });

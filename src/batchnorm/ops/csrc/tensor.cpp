@@ -109,7 +109,7 @@ void refuse(const char* op, const char* argument, const std::string& expected, c
   throw std::runtime_error(std::string(op) + ": " + argument + " expected " + expected + ", got " + got);
 }
 
-Batch::Batch(const char* op, const Tensor& input) : tensor(input), op(op), last(false) {
+Batch::Batch(const char* op, const Tensor& input, bool one_pass) : tensor(input), op(op), last(false) {
   const int64_t rank = input.dim();
   if (rank < 2) refuse(op, "input", "shape (N, C, *spatial)", shape(input));
   const std::optional<Dtype> found = dtype_of(input);
@@ -122,7 +122,7 @@ Batch::Batch(const char* op, const Tensor& input) : tensor(input), op(op), last(
   const auto sizes = tensor.sizes();
   int64_t S = 1;
   for (int64_t dim = 2; dim < rank; ++dim) S *= sizes[dim];
-  geometry = cut(sizes[0], sizes[1], S, last, value_bytes(dtype));
+  geometry = cut(sizes[0], sizes[1], S, last, value_bytes(dtype), one_pass);
 }
 
 Tensor Batch::like(const Tensor& other, const char* name) const {

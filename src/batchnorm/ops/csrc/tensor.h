@@ -19,7 +19,7 @@ using OptionalTensor = std::optional<Tensor>;
 // A batch (N, C, *spatial) in one of the two layouts the kernels read; others have been copied.
 class Batch {
  public:
-  Batch(const char* op, const Tensor& input);
+  Batch(const char* op, const Tensor& input, bool one_pass = false);
 
   // Another tensor of the batch's shape, in its dtype and layout: itself, or a copy.
   Tensor like(const Tensor& tensor, const char* name) const;
@@ -39,6 +39,7 @@ class Batch {
 
   int64_t values_per_channel() const { return geometry.N * geometry.S; }
   bool channels_last() const { return last; }
+  bool is_exact() const { return dtype == FLOAT32 || dtype == FLOAT64; }  // stored as it is computed
   bool is_double() const { return dtype == FLOAT64; }
   const Kernels& kernels() const { return family(dtype)[geometry.columns]; }
 

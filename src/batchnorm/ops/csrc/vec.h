@@ -67,11 +67,30 @@ template <class V> inline V load_raw(const void* p) {
 }
 template <class V> inline void store_raw(void* p, V v) { std::memcpy(p, &v, sizeof v); }
 
+// GCC's own conversions between these take three or four instructions.
+inline u32s widen(u16s v) {
+#if defined(__AVX512F__)
+  return (u32s)_mm512_cvtepu16_epi32((__m256i)v);
+#elif defined(__AVX2__)
+  return (u32s)_mm256_cvtepu16_epi32((__m128i)v);
+#else
+  return __builtin_convertvector(v, u32s);
+#endif
+}
+// Of values below 2^16.
+inline u16s narrow(u32s v) {
+#if defined(__AVX512F__)
+  return (u16s)_mm512_cvtepi32_epi16((__m512i)v);
+#elif defined(__AVX2__)
+  return (u16s)_mm_packus_epi32(_mm256_castsi256_si128((__m256i)v), _mm256_extracti128_si256((__m256i)v, 1));
+#else
+  return __builtin_convertvector(v, u16s);
+#endif
+}
+
 inline doubles load(const double* p) { return load_raw<doubles>(p); }
 inline floats load(const float* p) { return load_raw<floats>(p); }
-inline floats load(const bfloat16* p) {
-  return (floats)(__builtin_convertvector(load_raw<u16s>(p), u32s) << 16);
-}
+inline floats load(const bfloat16* p) { return (floats)(widen(load_raw<u16s>(p)) << 16); }
 
 // What is stored of a vector: `pack<T>` converts to T and rounds to nearest, ties to even.
 template <class T> struct Packed {
@@ -88,7 +107,7 @@ template <class T> inline typename Packed<T>::type pack(vec<acc_t<T>> v) { retur
 template <> inline u16s pack<bfloat16>(floats v) {
   const u32s bits = (u32s)v;
   const u32s rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  return __builtin_convertvector(v == v ? rounded : (bits >> 16) | 0x40, u16s);
+  return narrow(v == v ? rounded : (bits >> 16) | 0x40);
 }
 
 #if defined(__AVX512F__)
@@ -99,7 +118,7 @@ inline floats load(const float16* p) { return (floats)_mm256_cvtph_ps(load_raw<_
 template <> inline u16s pack<float16>(floats v) { return (u16s)_mm256_cvtps_ph((__m256)v, 0); }
 #else
 inline floats load(const float16* p) {
-  const u32s half = __builtin_convertvector(load_raw<u16s>(p), u32s);
+  const u32s half = widen(load_raw<u16s>(p));
   const u32s magnitude = (half & 0x7fff) << 13;
   // Read with float32's exponent bias, a half is 2^112 too small; so are its subnormals.
   const u32s finite = (u32s)((floats)magnitude * 0x1p112f);
@@ -115,7 +134,7 @@ template <> inline u16s pack<float16>(floats v) {
   u32s half = magnitude < (113u << 23) ? subnormal : normal;
   half = magnitude >= 0x477ff000u ? u32s{} + 0x7c00u : half;  // 65520 and above round to infinity
   half = v == v ? half : (u32s{} + 0x7e00u);
-  return __builtin_convertvector(half | sign, u16s);
+  return narrow(half | sign);
 }
 #endif
 
