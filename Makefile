@@ -10,14 +10,14 @@ CHROMIUM := /usr/bin/chromium
 
 .PHONY: run test check fix clean
 
-run: .venv/run.stamp $(if $(APT),$(DATA))
+run: .venv/kernels.stamp $(if $(APT),$(DATA))
 	$(BIN)/batchnorm train
 
 # A process a core, each with one thread; the examples of one page build on each other, so files stay whole.
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
-check: .venv/dev.stamp $(if $(APT),$(DATA) $(CHROMIUM))
+check: .venv/dev.stamp .venv/kernels.stamp $(if $(APT),$(DATA) $(CHROMIUM))
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -28,7 +28,7 @@ fix: .venv/dev.stamp
 	$(BIN)/ruff format
 
 clean:
-	rm -rf .venv build src/*.egg-info
+	rm -rf .venv build src/*.egg-info src/batchnorm/ops/_native.so
 
 .venv/pip.stamp:
 	$(PYTHON) -m venv .venv
@@ -42,6 +42,11 @@ clean:
 
 .venv/dev.stamp: .venv/run.stamp
 	$(BIN)/pip install --quiet --constraint constraints.txt --group dev
+	@touch $@
+
+# The kernels are optional: what cannot be compiled is said in one line, and all else works.
+.venv/kernels.stamp: .venv/run.stamp src/batchnorm/ops/build.py $(wildcard src/batchnorm/ops/csrc/*)
+	-$(BIN)/python src/batchnorm/ops/build.py
 	@touch $@
 
 $(DATA):

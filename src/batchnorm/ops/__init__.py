@@ -1,7 +1,5 @@
 """Batch normalization as operators: one meaning, several kernels."""
 
-import os
-
 from batchnorm.ops.activations import ACTIVATIONS
 from batchnorm.ops.arguments import NONFINITE
 from batchnorm.ops.backend import BACKENDS, check_backend, has_native, resolve_backend
@@ -18,6 +16,4 @@ __all__ = [
     "resolve_backend",
 ]
 
-# The compiled kernels do not pass the conformance suite yet: only who asks for them gets them.
-if os.environ.get("BATCHNORM_BACKEND") == "native":
-    load_native()
+load_native()

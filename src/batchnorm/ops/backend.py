@@ -56,6 +56,7 @@ def resolve_backend(backend: str, input: Tensor) -> str:
         return "torch" if accurate else "eager"
     if backend == "native" and not has_native(input.device.type):
         raise RuntimeError(
-            f"batch_norm: backend expected a compiled kernel for device {input.device.type!r}, got none"
+            f"batch_norm: backend expected a compiled kernel for device {input.device.type!r}, got none; "
+            "'python -m batchnorm.ops.build' compiles those for the CPU"
         )
     return check_backend(backend)
