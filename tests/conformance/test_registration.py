@@ -42,6 +42,16 @@ def arguments(case, op):
     statistics = tensors.running_mean, tensors.running_var
     return {
         "batch_norm_forward": (tensors.input, *affine, case.eps, code),
+        "batch_norm_forward_update": (
+            tensors.input,
+            *affine,
+            *statistics,
+            torch.tensor(3),
+            case.eps,
+            code,
+            0.1,
+            False,
+        ),
         "batch_norm_backward": (
             tensors.grad_output,
             tensors.input,

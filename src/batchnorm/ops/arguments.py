@@ -3,6 +3,8 @@
 Exception types are torch's own for the same misuse.
 """
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -58,30 +60,31 @@ def check_arguments(
         raise ValueError("batch_norm: eps expected a finite number, got inf")
     if nonfinite not in NONFINITE:
         raise ValueError(f"batch_norm: nonfinite expected one of {', '.join(NONFINITE)}, got {nonfinite!r}")
-    channels = input.shape[1:2]
-    for name, values in (
-        ("running_mean", running_mean),
-        ("running_var", running_var),
-        ("weight", weight),
-        ("bias", bias),
-    ):
-        if values is None:
-            continue
-        if values.shape != channels:
-            raise RuntimeError(
-                f"batch_norm: input expected {values.numel()} channels, the size of {name}, "
-                f"got {channels[0]} in shape {_shape(input)}"
-            )
-        if values.dtype != input.dtype and (values.dtype != torch.float32 or input.dtype == torch.float64):
-            raise RuntimeError(
-                f"batch_norm: {name} expected {_name(input.dtype)} like the input or float32 beside a "
-                f"half-precision one, got {_name(values.dtype)}"
-            )
+    channels, dtype = input.shape[1:2], input.dtype
+    for values in (running_mean, running_var, weight, bias):
+        if values is not None and (
+            values.shape != channels
+            or (values.dtype != dtype and (values.dtype != torch.float32 or dtype == torch.float64))
+        ):
+            named = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
+            _refuse(input, next(name for name, value in named.items() if value is values), values)
     if residual is not None and (residual.shape != input.shape or residual.dtype != input.dtype):
         raise RuntimeError(
             f"batch_norm: residual expected shape {_shape(input)} and {_name(input.dtype)}, "
             f"got {_shape(residual)} and {_name(residual.dtype)}"
         )
+
+
+def _refuse(input: Tensor, name: str, values: Tensor) -> NoReturn:
+    if values.shape != input.shape[1:2]:
+        raise RuntimeError(
+            f"batch_norm: input expected {values.numel()} channels, the size of {name}, "
+            f"got {input.shape[1]} in shape {_shape(input)}"
+        )
+    raise RuntimeError(
+        f"batch_norm: {name} expected {_name(input.dtype)} like the input or float32 beside a "
+        f"half-precision one, got {_name(values.dtype)}"
+    )
 
 
 def _shape(tensor: Tensor) -> str:

@@ -1,116 +1,15 @@
-"""Batch normalization with autograd: the one function that modules call.
-
-Each `autograd.Function` here joins a forward op to its backward op. A second derivative is taken
-through the plain torch kernels of `eager`, which autograd can follow to any order.
-"""
-
-import types
-from typing import Any, cast
+"""Batch normalization: the one function that modules call."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from batchnorm.ops import eager, schema
+from batchnorm.ops import autograd, eager
 from batchnorm.ops.activations import activate, activation_code
 from batchnorm.ops.arguments import check_arguments
 from batchnorm.ops.backend import resolve_backend
 
 __all__ = ["batch_norm"]
-
-_OPS = torch.ops.batchnorm
-_DISPATCHED = types.SimpleNamespace(
-    **{name: getattr(_OPS, name).default for name in (s.split("(")[0] for s in schema.SCHEMAS)}
-)
-
-
-def _kernels(backend: str) -> Any:
-    return eager if backend == "eager" else _DISPATCHED
-
-
-class _BatchNorm(torch.autograd.Function):
-    """Training: normalize with the batch's own statistics."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        input: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        eps: float,
-        activation: int,
-        backend: str,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        output, mean, var = _kernels(backend).batch_norm_forward(
-            input, weight, bias, residual, eps, activation
-        )
-        ctx.mark_non_differentiable(mean, var)
-        ctx.set_materialize_grads(False)
-        ctx.settings, ctx.has_residual = (eps, activation, backend), residual is not None
-        # Without an activation the residual's gradient is the output's, and its values do not matter.
-        ctx.save_for_backward(input, weight, bias, residual if activation else None, mean, var)
-        return output, mean, var
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor | None, *_: None) -> Any:
-        if grad_output is None:
-            return (None,) * 7
-        input, weight, bias, residual, mean, var = ctx.saved_tensors
-        eps, activation, backend = ctx.settings
-        if torch.is_grad_enabled():  # create_graph=True: stay differentiable, through the statistics too
-            backend = "eager"
-            mean, var = eager.moments(input)
-        gradients = _kernels(backend).batch_norm_backward(
-            grad_output, input, weight, bias, residual, mean, var, eps, activation
-        )
-        return *_for_inputs(ctx, gradients, grad_output, weight, bias), None, None, None
-
-
-class _Normalize(torch.autograd.Function):
-    """Prediction: normalize with given statistics, which are constants."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        input: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        mean: Tensor,
-        var: Tensor,
-        eps: float,
-        activation: int,
-        backend: str,
-    ) -> Tensor:
-        ctx.settings, ctx.has_residual = (eps, activation, backend), residual is not None
-        ctx.save_for_backward(input, weight, bias, residual if activation else None, mean, var)
-        kernels = _kernels(backend)
-        return cast(Tensor, kernels.normalize(input, mean, var, weight, bias, residual, eps, activation))
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> Any:
-        input, weight, bias, residual, mean, var = ctx.saved_tensors
-        eps, activation, backend = ctx.settings
-        kernels = eager if torch.is_grad_enabled() else _kernels(backend)
-        gradients = kernels.normalize_backward(
-            grad_output, input, mean, var, weight, bias, residual, eps, activation
-        )
-        return *_for_inputs(ctx, gradients, grad_output, weight, bias), None, None, None, None, None
-
-
-def _for_inputs(
-    ctx: Any, gradients: eager.Gradients, grad_output: Tensor, weight: Tensor | None, bias: Tensor | None
-) -> tuple[Tensor | None, ...]:
-    """Hand the op's gradients to input, weight, bias and residual, each in its own dtype."""
-    grad_input, grad_weight, grad_bias, grad_residual = gradients
-    activated = ctx.settings[1] != 0
-    return (
-        grad_input,
-        None if weight is None else grad_weight.to(weight.dtype),
-        None if bias is None else grad_bias.to(bias.dtype),
-        (grad_residual if activated else grad_output) if ctx.has_residual else None,
-    )
 
 
 def batch_norm(
@@ -175,51 +74,51 @@ def batch_norm(
     code = activation_code(activation)
     rung = resolve_backend(backend, input)
     check_arguments(input, running_mean, running_var, weight, bias, residual, training, eps, nonfinite)
-    recorded = torch.is_grad_enabled()
-    if torch._C._are_functorch_transforms_active() and rung != "torch":
-        # vmap, jvp, jacrev see through plain torch operations, not through an autograd.Function of ours
-        rung, recorded = "eager", False
+    running: autograd.Running | None = None
+    if running_mean is not None and running_var is not None:
+        running = (running_mean, running_var, num_batches_tracked, momentum, nonfinite == "skip")
     if rung == "torch":
-        if input.dtype in (torch.float16, torch.bfloat16):
-            # beside half data torch takes parameters and statistics of one dtype only; ours are float32
-            weight, bias = (None if p is None else p.float() for p in (weight, bias))
-        track = training and running_mean is not None
-        plain = nonfinite == "propagate" and momentum is not None
-        if plain or not training:
-            if track and num_batches_tracked is not None:
-                num_batches_tracked.add_(1)
-            output = F.batch_norm(
-                input, running_mean, running_var, weight, bias, training, momentum or 0.0, eps
-            )
-            return activate(output if residual is None else output + residual, code)
-        output, mean, var = _torch_forward(input, weight, bias, eps)
-        output = activate(output if residual is None else output + residual, code)
-    elif training:
-        arguments = (input, weight, bias, residual, eps, code)
-        if recorded:
-            output, mean, var = _BatchNorm.apply(*arguments, rung)  # type: ignore[no-untyped-call]
-        else:
-            output, mean, var = _kernels(rung).batch_norm_forward(*arguments)
-    else:
-        assert running_mean is not None  # check_arguments
-        assert running_var is not None
-        if recorded:
-            output = _Normalize.apply(  # type: ignore[no-untyped-call]
-                input, weight, bias, residual, running_mean, running_var, eps, code, rung
-            )
-        else:
-            output = _kernels(rung).normalize(
-                input, running_mean, running_var, weight, bias, residual, eps, code
-            )
-        return cast(Tensor, output)
+        output = _torch_batch_norm(input, weight, bias, training, eps, nonfinite, running)
+        return activate(output if residual is None else output + residual, code)
+    if not training:
+        assert running is not None  # check_arguments
+        return autograd.normalize(input, weight, bias, residual, running[0], running[1], eps, code, rung)
+    at_once = None if nonfinite == "raise" else running
+    output, mean, var = autograd.normalize_batch(input, weight, bias, residual, eps, code, rung, at_once)
     if nonfinite == "raise":
         _refuse_nonfinite(mean, var)
-    if running_mean is not None and running_var is not None:
-        count = input.numel() // max(input.shape[1], 1)
-        skip = nonfinite == "skip"
-        _kernels(rung).update_running_stats(
-            running_mean, running_var, num_batches_tracked, mean, var, count, momentum, skip
-        )
+        if running is not None:
+            autograd.update_running(input, mean, var, rung, running)
+    return output
+
+
+def _torch_batch_norm(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    eps: float,
+    nonfinite: str,
+    running: autograd.Running | None,
+) -> Tensor:
+    """Torch's own kernel, with our choices for momentum None and for batches that are not finite."""
+    if input.dtype in (torch.float16, torch.bfloat16):
+        # beside half data torch takes parameters and statistics of one dtype only; ours are float32
+        weight, bias = (None if p is None else p.float() for p in (weight, bias))
+    if not training or running is None:
+        mean, var = running[:2] if running is not None else (None, None)
+        if nonfinite != "raise" or not training:
+            return F.batch_norm(input, mean, var, weight, bias, training, 0.0, eps)
+    elif nonfinite == "propagate" and running[3] is not None:
+        mean, var, counter = running[:3]
+        if counter is not None:
+            counter.add_(1)
+        return F.batch_norm(input, mean, var, weight, bias, training, running[3], eps)
+    output, mean, var = _torch_forward(input, weight, bias, eps)
+    if nonfinite == "raise":
+        _refuse_nonfinite(mean, var)
+    if running is not None:
+        autograd.update_running(input, mean, var, "torch", running)
     return output
 
 

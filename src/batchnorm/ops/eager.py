@@ -17,6 +17,7 @@ __all__ = [
     "accumulation_dtype",
     "batch_norm_backward",
     "batch_norm_forward",
+    "batch_norm_forward_update",
     "moments",
     "normalize",
     "normalize_backward",
@@ -240,3 +241,31 @@ def update_running_stats(
     for running, batch in ((running_mean, mean), (running_var, unbiased)):
         moved = (1 - new) * running + new * batch
         running.copy_(moved if usable is None else torch.where(usable, moved, running))
+
+
+def batch_norm_forward_update(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    running_mean: Tensor,
+    running_var: Tensor,
+    num_batches_tracked: Tensor | None,
+    eps: float,
+    activation: int,
+    momentum: float | None,
+    skip_nonfinite: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`batch_norm_forward`, then `update_running_stats` with what it found."""
+    output, mean, var = batch_norm_forward(input, weight, bias, residual, eps, activation)
+    update_running_stats(
+        running_mean,
+        running_var,
+        num_batches_tracked,
+        mean,
+        var,
+        _count(input),
+        momentum,
+        skip_nonfinite,
+    )
+    return output, mean, var

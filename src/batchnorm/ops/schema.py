@@ -23,6 +23,10 @@ __all__ = ["LIBRARY", "SCHEMAS"]
 SCHEMAS = (
     "batch_norm_forward(Tensor input, Tensor? weight, Tensor? bias, Tensor? residual,"
     " float eps, int activation) -> (Tensor output, Tensor mean, Tensor var)",
+    "batch_norm_forward_update(Tensor input, Tensor? weight, Tensor? bias, Tensor? residual,"
+    " Tensor(a!) running_mean, Tensor(b!) running_var, Tensor(c!)? num_batches_tracked,"
+    " float eps, int activation, float? momentum, bool skip_nonfinite)"
+    " -> (Tensor output, Tensor mean, Tensor var)",
     "batch_norm_backward(Tensor grad_output, Tensor input, Tensor? weight, Tensor? bias,"
     " Tensor? residual, Tensor mean, Tensor var, float eps, int activation)"
     " -> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias, Tensor grad_residual)",
@@ -55,6 +59,22 @@ def _fake_forward(
     residual: Tensor | None,
     eps: float,
     activation: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _fake_output(input), *_fake_statistics(input)
+
+
+def _fake_forward_update(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    running_mean: Tensor,
+    running_var: Tensor,
+    num_batches_tracked: Tensor | None,
+    eps: float,
+    activation: int,
+    momentum: float | None,
+    skip_nonfinite: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return _fake_output(input), *_fake_statistics(input)
 
@@ -113,6 +133,7 @@ def _fake_update(*_: object) -> None:
 
 _FAKES: dict[str, Callable[..., Any]] = {
     "batch_norm_forward": _fake_forward,
+    "batch_norm_forward_update": _fake_forward_update,
     "batch_norm_backward": _fake_backward,
     "normalize": _fake_normalize,
     "normalize_backward": _fake_normalize_backward,

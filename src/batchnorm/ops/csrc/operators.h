@@ -16,6 +16,13 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_forward(const Tensor& input, const
                                                       const OptionalTensor& residual, double eps,
                                                       int64_t activation);
 
+// batch_norm_forward and update_running_stats in one call: half the dispatches of a training step.
+std::tuple<Tensor, Tensor, Tensor> batch_norm_forward_update(
+    const Tensor& input, const OptionalTensor& weight, const OptionalTensor& bias,
+    const OptionalTensor& residual, const Tensor& running_mean, const Tensor& running_var,
+    const OptionalTensor& num_batches_tracked, double eps, int64_t activation,
+    std::optional<double> momentum, bool skip_nonfinite);
+
 Tensor normalize(const Tensor& input, const Tensor& mean, const Tensor& var, const OptionalTensor& weight,
                  const OptionalTensor& bias, const OptionalTensor& residual, double eps, int64_t activation);
 

@@ -6,6 +6,7 @@
 
 STABLE_TORCH_LIBRARY_IMPL(batchnorm, CPU, library) {
   library.impl("batch_norm_forward", TORCH_BOX(&batchnorm::batch_norm_forward));
+  library.impl("batch_norm_forward_update", TORCH_BOX(&batchnorm::batch_norm_forward_update));
   library.impl("batch_norm_backward", TORCH_BOX(&batchnorm::batch_norm_backward));
   library.impl("normalize", TORCH_BOX(&batchnorm::normalize));
   library.impl("normalize_backward", TORCH_BOX(&batchnorm::normalize_backward));

@@ -1,0 +1,206 @@
+"""The ops joined to their backward ops, for autograd.
+
+Old-style `forward(ctx, …)`: with `setup_context`, `Function.apply` inspects the signature at each call,
+which costs more than the rest. A second derivative is taken through the plain torch kernels of `eager`,
+which autograd can follow to any order.
+"""
+
+import types
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from batchnorm.ops import eager, schema
+
+__all__ = ["Running", "normalize", "normalize_batch", "update_running"]
+
+Running = tuple[Tensor, Tensor, Tensor | None, float | None, bool]
+"""What a training step moves, and how: mean, var, counter, momentum, skip_nonfinite."""
+
+_DISPATCHED = types.SimpleNamespace(
+    **{
+        name: getattr(torch.ops.batchnorm, name).default
+        for name in (text.split("(")[0] for text in schema.SCHEMAS)
+    }
+)
+
+
+def kernels_of(rung: str) -> Any:
+    """The ops of a rung: ``eager`` called directly, ``native`` through the dispatcher."""
+    return eager if rung == "eager" else _DISPATCHED
+
+
+def _forward(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    eps: float,
+    activation: int,
+    rung: str,
+    running: Running | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    kernels = kernels_of(rung)
+    if running is None:
+        result = kernels.batch_norm_forward(input, weight, bias, residual, eps, activation)
+    else:
+        mean, var, counter, momentum, skip = running
+        result = kernels.batch_norm_forward_update(
+            input, weight, bias, residual, mean, var, counter, eps, activation, momentum, skip
+        )
+    return cast(tuple[Tensor, Tensor, Tensor], result)
+
+
+class _BatchNorm(Function):
+    """Training: normalize with the batch's own statistics."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        eps: float,
+        activation: int,
+        rung: str,
+        running: Running | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        output, mean, var = _forward(input, weight, bias, residual, eps, activation, rung, running)
+        ctx.mark_non_differentiable(mean, var)
+        ctx.set_materialize_grads(False)
+        ctx.settings, ctx.has_residual = (eps, activation, rung), residual is not None
+        # Without an activation the residual's gradient is the output's, and its values do not matter.
+        ctx.save_for_backward(input, weight, bias, residual if activation else None, mean, var)
+        return output, mean, var
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor | None, *_: None) -> Any:
+        if grad_output is None:
+            return (None,) * 8
+        input, weight, bias, residual, mean, var = ctx.saved_tensors
+        eps, activation, rung = ctx.settings
+        if torch.is_grad_enabled():  # create_graph=True: stay differentiable, through the statistics too
+            rung = "eager"
+            mean, var = eager.moments(input)
+        gradients = kernels_of(rung).batch_norm_backward(
+            grad_output, input, weight, bias, residual, mean, var, eps, activation
+        )
+        return *_for_inputs(ctx, gradients, grad_output, weight, bias), None, None, None, None
+
+
+class _Normalize(Function):
+    """Prediction: normalize with given statistics, which are constants."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        mean: Tensor,
+        var: Tensor,
+        eps: float,
+        activation: int,
+        rung: str,
+    ) -> Tensor:
+        ctx.settings, ctx.has_residual = (eps, activation, rung), residual is not None
+        ctx.save_for_backward(input, weight, bias, residual if activation else None, mean, var)
+        kernels = kernels_of(rung)
+        return cast(Tensor, kernels.normalize(input, mean, var, weight, bias, residual, eps, activation))
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Any:
+        input, weight, bias, residual, mean, var = ctx.saved_tensors
+        eps, activation, rung = ctx.settings
+        kernels = eager if torch.is_grad_enabled() else kernels_of(rung)
+        gradients = kernels.normalize_backward(
+            grad_output, input, mean, var, weight, bias, residual, eps, activation
+        )
+        return *_for_inputs(ctx, gradients, grad_output, weight, bias), None, None, None, None, None
+
+
+def _for_inputs(
+    ctx: Any, gradients: eager.Gradients, grad_output: Tensor, weight: Tensor | None, bias: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """Hand the op's gradients to input, weight, bias and residual, each in its own dtype."""
+    grad_input, grad_weight, grad_bias, grad_residual = gradients
+    activated = ctx.settings[1] != 0
+    return (
+        grad_input,
+        None if weight is None else grad_weight.to(weight.dtype),
+        None if bias is None else grad_bias.to(bias.dtype),
+        (grad_residual if activated else grad_output) if ctx.has_residual else None,
+    )
+
+
+# Past `Function.apply`, whose care for functorch costs a quarter of a call; under functorch neither is used.
+_apply_batch_norm: Callable[..., Any] = super(Function, _BatchNorm).apply
+_apply_normalize: Callable[..., Any] = super(Function, _Normalize).apply
+
+
+def normalize_batch(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    eps: float,
+    activation: int,
+    rung: str,
+    running: Running | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Training forward under autograd; moves ``running`` if it is given.
+
+    Returns:
+        Output, and the batch's mean and biased variance, which carry no gradient.
+    """
+    arguments = (input, weight, bias, residual, eps, activation, rung, running)
+    if torch.compiler.is_compiling():
+        # One op that computes and mutates cannot be traced inside a Function; two ops can.
+        result = _BatchNorm.apply(*arguments[:-1], None)  # type: ignore[no-untyped-call]
+        if running is not None:
+            update_running(input, result[1], result[2], rung, running)
+    elif torch._C._are_functorch_transforms_active():
+        # vmap, jvp and jacrev see through plain torch operations, not through a Function of ours
+        result = _forward(*arguments[:-2], "eager", running)
+    elif torch.is_grad_enabled():
+        result = _apply_batch_norm(*arguments)
+    else:
+        result = _forward(*arguments)
+    return cast(tuple[Tensor, Tensor, Tensor], result)
+
+
+def update_running(input: Tensor, mean: Tensor, var: Tensor, rung: str, running: Running) -> None:
+    """Move the running statistics towards those of ``input``."""
+    running_mean, running_var, counter, momentum, skip = running
+    count = input.numel() // max(input.shape[1], 1)
+    kernels_of(rung).update_running_stats(
+        running_mean, running_var, counter, mean, var, count, momentum, skip
+    )
+
+
+def normalize(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    eps: float,
+    activation: int,
+    rung: str,
+) -> Tensor:
+    """Prediction under autograd, ``mean`` and ``var`` being constants."""
+    functorch = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    if torch.is_grad_enabled() and not functorch:
+        compiling = torch.compiler.is_compiling()
+        apply: Callable[..., Any] = _Normalize.apply if compiling else _apply_normalize
+        output = apply(input, weight, bias, residual, mean, var, eps, activation, rung)
+    else:
+        kernels = eager if functorch else kernels_of(rung)
+        output = kernels.normalize(input, mean, var, weight, bias, residual, eps, activation)
+    return cast(Tensor, output)
