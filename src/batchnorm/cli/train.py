@@ -43,7 +43,9 @@ def command(
     clip: Annotated[float | None, Setting(help="Largest gradient norm.")] = None,
     precision: Annotated[str, Setting(help="float32, bfloat16 or float16.")] = "float32",
     train_images: Annotated[int | None, Setting(help="Use only the first so many.")] = None,
-    recalibration_images: Annotated[int, Setting(help="Images for population statistics.")] = 5120,
+    recalibration_images: Annotated[
+        int | None, Setting(help="Take population statistics from the first so many only.")
+    ] = None,
     backend: Annotated[str, Setting(help="Of our layers: auto, eager, native or torch.")] = "auto",
     device: Annotated[str, Setting(help="cpu, cuda, …")] = "cpu",
     threads: Annotated[int | None, Setting(help="CPU threads.")] = None,

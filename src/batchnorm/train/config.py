@@ -47,7 +47,7 @@ class TrainConfig:
         device: As torch names it.
         threads: CPU threads, or None for torch's choice.
         deterministic: Demand deterministic algorithms of torch.
-        recalibration_images: Training images from which population statistics are taken.
+        recalibration_images: Training images for population statistics, the first so many, or None for all.
         train_images: Use only the first so many training images, or None for all.
 
     Raises:
@@ -72,7 +72,7 @@ class TrainConfig:
     device: str = "cpu"
     threads: int | None = None
     deterministic: bool = False
-    recalibration_images: int = 5120
+    recalibration_images: int | None = None
     train_images: int | None = None
 
     def __post_init__(self) -> None:
@@ -83,9 +83,9 @@ class TrainConfig:
         self._expect("arms", len(set(self.arms)) == len(self.arms), "each arm once")
         self._expect("seeds", bool(self.seeds) and min(self.seeds) >= 0, "integers >= 0")
         self._expect("seeds", len(set(self.seeds)) == len(self.seeds), "each seed once")
-        for name in ("epochs", "batch_size", "accumulate", "recalibration_images"):
+        for name in ("epochs", "batch_size", "accumulate"):
             self._expect(name, getattr(self, name) >= 1, "an integer >= 1")
-        for name in ("threads", "train_images"):
+        for name in ("threads", "train_images", "recalibration_images"):
             value = getattr(self, name)
             self._expect(name, value is None or value >= 1, "an integer >= 1")
         self._expect("lr", self.lr > 0 and math.isfinite(self.lr), "a finite number > 0")
