@@ -7,8 +7,8 @@ import sys
 import pytest
 
 NAMES = {
-    "batchnorm": ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "nn", "ops", "recalibrate", "stats"],
-    "batchnorm.nn": ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "statistics"],
+    "batchnorm": ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "lean", "nn", "ops", "recalibrate", "stats"],
+    "batchnorm.nn": ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "lean", "statistics"],
     "batchnorm.nn.statistics": ["Batch", "Statistics"],
     "batchnorm.ops": [
         "ACTIVATIONS",

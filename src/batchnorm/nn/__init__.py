@@ -2,5 +2,6 @@
 
 from batchnorm.nn import statistics
 from batchnorm.nn.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from batchnorm.nn.lean import lean
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "statistics"]
+__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "lean", "statistics"]

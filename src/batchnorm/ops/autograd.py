@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from batchnorm.ops import eager, schema
+from batchnorm.ops.recompute import remember
 
 __all__ = ["Running", "normalize", "normalize_batch", "update_running"]
 
@@ -168,7 +169,9 @@ def normalize_batch(
         # vmap, jvp and jacrev see through plain torch operations, not through a Function of ours
         result = _forward(*arguments[:-2], "eager", running)
     elif torch.is_grad_enabled():
-        result = _apply_batch_norm(*arguments)
+        result = output, mean, var = _apply_batch_norm(*arguments)
+        compute = kernels_of(rung).normalize
+        remember(output, compute, input, mean, var, weight, bias, residual, eps, activation)
     else:
         result = _forward(*arguments)
     return cast(tuple[Tensor, Tensor, Tensor], result)
@@ -200,6 +203,9 @@ def normalize(
         compiling = torch.compiler.is_compiling()
         apply: Callable[..., Any] = _Normalize.apply if compiling else _apply_normalize
         output = apply(input, weight, bias, residual, mean, var, eps, activation, rung)
+        if not compiling:
+            compute = kernels_of(rung).normalize
+            remember(output, compute, input, mean, var, weight, bias, residual, eps, activation)
     else:
         kernels = eager if functorch else kernels_of(rung)
         output = kernels.normalize(input, mean, var, weight, bias, residual, eps, activation)

@@ -1,0 +1,82 @@
+"""Half the stored activations: outputs of batch norm are computed again instead of kept."""
+
+import contextlib
+import threading
+from typing import Any, TypeVar, overload
+
+import torch
+from torch import nn
+
+from batchnorm.ops.recompute import Recompute
+
+__all__ = ["lean"]
+
+_Model = TypeVar("_Model", bound=nn.Module)
+
+
+@overload
+def lean() -> contextlib.AbstractContextManager[object]: ...
+@overload
+def lean(model: _Model) -> _Model: ...
+
+
+def lean(model: nn.Module | None = None) -> Any:
+    """Keep no output of our batch-norm layers for the backward pass; compute it again from the input.
+
+    In a network of convolution, batch norm, activation, two tensors a layer are stored: batch norm
+    keeps its input, the next convolution keeps batch norm's output. The second is one cheap pass over
+    the first. Gradients are equal to the last bit.
+
+    Args:
+        model: Whose forward passes shall be lean from now on; None for a context manager around
+            forward passes of anything (the backward pass may be inside or outside).
+
+    Returns:
+        ``model`` itself, or the context manager.
+
+    Raises:
+        TypeError: If ``model`` is not a module.
+        RuntimeError: In the backward pass, if a tensor it needs was modified in place meanwhile.
+
+    Works with autocast, DDP, activation checkpointing, several consumers of one output and other
+    saved-tensor hooks. Layers of ``torch.nn`` and those with ``backend="torch"`` are kept as they are,
+    and so is an output that is modified in place, and all of a compiled model. As under any
+    saved-tensor hook, torch cannot check that the *result* of an operation that saved it (exp, sigmoid)
+    was not modified in place afterwards.
+
+    Example:
+        >>> from batchnorm.nn import BatchNorm2d
+        >>> norm = BatchNorm2d(4, activation="relu")
+        >>> model = lean(nn.Sequential(nn.Conv2d(1, 4, 3), norm, nn.Conv2d(4, 1, 3)))
+        >>> with lean():
+        ...     loss = model(torch.randn(2, 1, 8, 8)).sum()
+        >>> loss.backward()
+    """
+    if model is None:
+        return Recompute()
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"lean: model expected a torch.nn.Module, got {type(model).__name__}")
+    if _enter not in model._forward_pre_hooks.values():
+        model.register_forward_pre_hook(_enter, prepend=True)
+        model.register_forward_hook(_leave, always_call=True)
+    return model
+
+
+class _Entered(threading.local):
+    """Modules whose forward pass this thread is in, and their contexts."""
+
+    def __init__(self) -> None:
+        self.stack: list[tuple[nn.Module, Recompute]] = []
+
+
+_entered = _Entered()
+
+
+def _enter(module: nn.Module, _: Any) -> None:
+    if not torch.compiler.is_compiling():
+        _entered.stack.append((module, Recompute().__enter__()))
+
+
+def _leave(module: nn.Module, *_: Any) -> None:
+    if _entered.stack and _entered.stack[-1][0] is module:
+        _entered.stack.pop()[1].__exit__(None, None, None)
