@@ -40,6 +40,8 @@ def arguments(case, op):
     code = activation_code(case.activation)
     affine = tensors.weight, tensors.bias, tensors.residual
     statistics = tensors.running_mean, tensors.running_var
+    sizes = [case.shape[0] - 1, 0, 1]
+    rows = [torch.randn(3, case.shape[1], dtype=case.accumulator) for _ in range(5)]
     return {
         "batch_norm_forward": (tensors.input, *affine, case.eps, code),
         "batch_norm_forward_update": (
@@ -70,6 +72,17 @@ def arguments(case, op):
             0.1,
             False,
         ),
+        "moments": (tensors.input, sizes),
+        "forward_apply": (tensors.input, *rows[:3], tensors.residual, sizes, code),
+        "backward_reduce": (
+            tensors.grad_output,
+            tensors.input,
+            *rows[:3],
+            tensors.residual,
+            sizes,
+            code,
+        ),
+        "backward_apply": (tensors.grad_output, tensors.input, *rows, tensors.residual, sizes, code),
     }[op]
 
 

@@ -15,6 +15,7 @@ from batchnorm.ops.activations import activate, activation_derivative
 
 __all__ = [
     "accumulation_dtype",
+    "as_output",
     "batch_norm_backward",
     "batch_norm_forward",
     "batch_norm_forward_update",
@@ -62,7 +63,8 @@ def _per_channel(values: Tensor, input: Tensor) -> Tensor:
     return values.to(accumulation_dtype(input)).view(-1, *[1] * (input.dim() - 2))
 
 
-def _as_output(values: Tensor, input: Tensor) -> Tensor:
+def as_output(values: Tensor, input: Tensor) -> Tensor:
+    """Cast and lay out as an output for ``input`` is."""
     return values.to(input.dtype).contiguous(memory_format=output_format(input))
 
 
@@ -111,7 +113,7 @@ def normalize(
 ) -> Tensor:
     """Normalize with given statistics: act(weight · (x − mean) / √(var + eps) + bias + residual)."""
     z = _affine(_normalized(input, mean, var, eps), weight, bias, residual)
-    return _as_output(activate(z, activation), input)
+    return as_output(activate(z, activation), input)
 
 
 def batch_norm_forward(
@@ -145,7 +147,7 @@ def _through_affine(
 def _grad_residual(grad: Tensor, input: Tensor, residual: Tensor | None, activation: int) -> Tensor:
     if residual is None or activation == 0:
         return input.new_empty((0,))
-    return _as_output(grad, input)
+    return as_output(grad, input)
 
 
 def normalize_backward(
@@ -168,7 +170,7 @@ def normalize_backward(
     x_hat = _normalized(input, mean, var, eps)
     grad = _through_affine(grad_output, x_hat, weight, bias, residual, activation)
     scale = torch.rsqrt(var + eps) if weight is None else weight * torch.rsqrt(var + eps)
-    grad_input = _as_output(grad * _per_channel(scale, input), input)
+    grad_input = as_output(grad * _per_channel(scale, input), input)
     grad_weight, grad_bias = _channel_sum(grad * x_hat), _channel_sum(grad)
     return grad_input, grad_weight, grad_bias, _grad_residual(grad, input, residual, activation)
 
@@ -198,7 +200,7 @@ def batch_norm_backward(
     count = max(_count(input), 1)
     scale = torch.rsqrt(var + eps) if weight is None else weight * torch.rsqrt(var + eps)
     centred = grad - _per_channel(grad_bias / count, input) - x_hat * _per_channel(grad_weight / count, input)
-    grad_input = _as_output(centred * _per_channel(scale, input), input)
+    grad_input = as_output(centred * _per_channel(scale, input), input)
     return grad_input, grad_weight, grad_bias, _grad_residual(grad, input, residual, activation)
 
 

@@ -1,22 +1,22 @@
 """Every operator of the library ``batchnorm``: its schema, its fake kernel, its default kernel.
 
-The default kernels are the plain torch ones of `eager`, registered for all devices at once
+The default kernels are the plain torch ones of `eager` and `parts`, registered for all devices at once
 (CompositeExplicitAutograd). A compiled backend registers its own under its dispatch key and wins
 there; nothing above this file changes. Autograd is in `batch_norm`: an `autograd.Function` over
 these ops costs half the overhead of `register_autograd` on small tensors.
 
 Legend: N batch, C channels, M values per channel. ``mean``, ``var`` (biased) are (C,) in the
 accumulation dtype: float64 for float64 input, else float32. ``activation`` is a place in
-`activations.ACTIVATIONS`.
+`activations.ACTIVATIONS`, ``sizes`` cuts the batch as `parts` says.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from batchnorm.ops import eager
+from batchnorm.ops import eager, parts
 
 __all__ = ["LIBRARY", "SCHEMAS"]
 
@@ -38,6 +38,14 @@ SCHEMAS = (
     "update_running_stats(Tensor(a!) running_mean, Tensor(b!) running_var,"
     " Tensor(c!)? num_batches_tracked, Tensor mean, Tensor var, int count, float? momentum,"
     " bool skip_nonfinite) -> ()",
+    "moments(Tensor input, int[] sizes) -> (Tensor count, Tensor mean, Tensor m2)",
+    "forward_apply(Tensor input, Tensor mean, Tensor scale, Tensor shift, Tensor? residual,"
+    " int[] sizes, int activation) -> Tensor",
+    "backward_reduce(Tensor grad_output, Tensor input, Tensor mean, Tensor scale, Tensor shift,"
+    " Tensor? residual, int[] sizes, int activation)"
+    " -> (Tensor sum_dz, Tensor sum_dz_centred, Tensor grad_residual)",
+    "backward_apply(Tensor grad_output, Tensor input, Tensor mean, Tensor scale, Tensor shift,"
+    " Tensor slope, Tensor offset, Tensor? residual, int[] sizes, int activation) -> Tensor",
 )
 
 LIBRARY = torch.library.Library("batchnorm", "DEF")  # type: ignore[no-untyped-call]
@@ -131,6 +139,36 @@ def _fake_update(*_: object) -> None:
     return None
 
 
+def _fake_moments(input: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    rows, channels = len(sizes), input.shape[1]
+    count, mean, m2 = (
+        input.new_empty(shape, dtype=torch.float64) for shape in ((rows,), (rows, channels), (rows, channels))
+    )
+    return count, mean, m2
+
+
+def _fake_reduce(
+    grad_output: Tensor,
+    input: Tensor,
+    mean: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    residual: Tensor | None,
+    sizes: Sequence[int],
+    activation: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    _, first, second = _fake_moments(input, sizes)
+    return first, second, _fake_gradients(input, residual, activation)[-1]
+
+
+def _fake_forward_apply(input: Tensor, *_: object) -> Tensor:
+    return _fake_output(input)
+
+
+def _fake_backward_apply(grad_output: Tensor, input: Tensor, *_: object) -> Tensor:
+    return _fake_output(input)
+
+
 _FAKES: dict[str, Callable[..., Any]] = {
     "batch_norm_forward": _fake_forward,
     "batch_norm_forward_update": _fake_forward_update,
@@ -138,9 +176,14 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "normalize": _fake_normalize,
     "normalize_backward": _fake_normalize_backward,
     "update_running_stats": _fake_update,
+    "moments": _fake_moments,
+    "forward_apply": _fake_forward_apply,
+    "backward_reduce": _fake_reduce,
+    "backward_apply": _fake_backward_apply,
 }
+_KERNELS = {name: getattr(parts if name in parts.__all__ else eager, name) for name in _FAKES}
 
 for _schema in SCHEMAS:
     _name = LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
-    LIBRARY.impl(_name, getattr(eager, _name), "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    LIBRARY.impl(_name, _KERNELS[_name], "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"batchnorm::{_name}", _FAKES[_name], lib=LIBRARY)

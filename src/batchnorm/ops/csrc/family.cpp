@@ -1,8 +1,6 @@
 // The kernels of one dtype for one instruction set: this file is compiled once for each pair, with
 // BATCHNORM_ISA and BATCHNORM_DTYPE and the instruction set's flags.
 
-#include <type_traits>
-
 #include "columns.h"
 #include "rows.h"
 
@@ -16,9 +14,7 @@ template <template <class> class View, class T, int activation> constexpr void l
   // without an activation the residual's gradient is the output's: nothing reads or writes it
   k.gradients[activation][1] = K::template gradients<activation, activation != IDENTITY>;
   k.input_gradient[activation][0] = K::template input_gradient<activation, false>;
-  // In the accumulation type dz was stored exactly, and the pass starts from there without an activation.
-  if constexpr (!std::is_same_v<T, acc_t<T>>)
-    k.input_gradient[activation][1] = K::template input_gradient<activation, activation != IDENTITY>;
+  k.input_gradient[activation][1] = K::template input_gradient<activation, activation != IDENTITY>;
   if constexpr (activation + 1 < ACTIVATIONS) list<View, T, activation + 1>(k);
 }
 

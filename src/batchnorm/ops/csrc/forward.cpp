@@ -35,13 +35,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_forward(const Tensor& input, const
   two_passes(
       g, 1 + 2 * g.group_channels,
       [&](int64_t group, int64_t segment, double* sums) { k.moments(task, group, segment, sums); },
-      [&](int64_t group, double* sums, const double* next) {
-        const int64_t channels = g.channels(group);
-        const MomentsMerge merge(sums[0], next[0]);
-        for (int64_t i = 1; i <= channels; ++i)
-          merge(sums[i], sums[channels + i], next[i], next[channels + i]);
-        sums[0] += next[0];
-      },
+      [&](int64_t group, double* sums, const double* next) { merge_moments(g.channels(group), sums, next); },
       [&](int64_t group, const double* sums) {
         const int64_t c0 = g.first_channel(group), channels = g.channels(group);
         for (int64_t i = 0; i < channels; ++i) {

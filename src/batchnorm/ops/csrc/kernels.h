@@ -62,6 +62,13 @@ struct MomentsMerge {
   }
 };
 
+// The same for sums of the `moments` kernel.
+BATCHNORM_INLINE void merge_moments(int64_t channels, double* sums, const double* next) {
+  const MomentsMerge merge(sums[0], next[0]);
+  for (int64_t i = 1; i <= channels; ++i) merge(sums[i], sums[channels + i], next[i], next[channels + i]);
+  sums[0] += next[0];
+}
+
 // [rows, columns]
 using Family = Kernels[2];
 

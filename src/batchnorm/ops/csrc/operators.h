@@ -38,4 +38,19 @@ void update_running_stats(const Tensor& running_mean, const Tensor& running_var,
                           const OptionalTensor& num_batches_tracked, const Tensor& mean, const Tensor& var,
                           int64_t count, std::optional<double> momentum, bool skip_nonfinite);
 
+std::tuple<Tensor, Tensor, Tensor> moments(const Tensor& input, const std::vector<int64_t>& sizes);
+
+Tensor forward_apply(const Tensor& input, const Tensor& mean, const Tensor& scale, const Tensor& shift,
+                     const OptionalTensor& residual, const std::vector<int64_t>& sizes, int64_t activation);
+
+// sum(dz), sum(dz * (x - mean)), grad_residual
+std::tuple<Tensor, Tensor, Tensor> backward_reduce(const Tensor& grad_output, const Tensor& input,
+                                                   const Tensor& mean, const Tensor& scale,
+                                                   const Tensor& shift, const OptionalTensor& residual,
+                                                   const std::vector<int64_t>& sizes, int64_t activation);
+
+Tensor backward_apply(const Tensor& grad_output, const Tensor& input, const Tensor& mean, const Tensor& scale,
+                      const Tensor& shift, const Tensor& slope, const Tensor& offset,
+                      const OptionalTensor& residual, const std::vector<int64_t>& sizes, int64_t activation);
+
 }  // namespace batchnorm

@@ -11,6 +11,10 @@ STABLE_TORCH_LIBRARY_IMPL(batchnorm, CPU, library) {
   library.impl("normalize", TORCH_BOX(&batchnorm::normalize));
   library.impl("normalize_backward", TORCH_BOX(&batchnorm::normalize_backward));
   library.impl("update_running_stats", TORCH_BOX(&batchnorm::update_running_stats));
+  library.impl("moments", TORCH_BOX(&batchnorm::moments));
+  library.impl("forward_apply", TORCH_BOX(&batchnorm::forward_apply));
+  library.impl("backward_reduce", TORCH_BOX(&batchnorm::backward_reduce));
+  library.impl("backward_apply", TORCH_BOX(&batchnorm::backward_apply));
 }
 
 // The instruction set in use, for tests and benchmarks; throws as the first operator call would.
