@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from batchnorm.cli import train
+from batchnorm.cli import bench, train
 
 __all__ = ["app", "main"]
 
@@ -24,12 +24,7 @@ app = typer.Typer(
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
 app.command("train", help=train.HELP)(train.command)
-
-
-@app.callback()
-def _root() -> None:
-    # A callback makes typer keep the command's name while there is only one.
-    pass
+app.command("bench", help=bench.HELP)(bench.command)
 
 
 def main() -> NoReturn:

@@ -1,0 +1,107 @@
+"""Ours and the peers as callables without arguments: what is timed is one call."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import batchnorm.nn as ours
+from batchnorm.bench.cases import Problem
+
+__all__ = ["PEERS", "Step", "make_peer", "make_step", "our_layer"]
+
+PEERS = ("torch", "compile", "copy")
+
+Step = Callable[[], tuple[Tensor, ...]]
+
+_NAMES = {2: "BatchNorm1d", 3: "BatchNorm1d", 4: "BatchNorm2d", 5: "BatchNorm3d"}  # by rank
+
+
+class TorchLayers(nn.Module):
+    """What people write around `torch.nn`'s layer; the addition and ReLU are in place."""
+
+    def __init__(self, norm: nn.Module, activation: str | None) -> None:
+        super().__init__()
+        self.norm = norm
+        self.activation = activation
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Return act(bn(x) + residual)."""
+        y: Tensor = self.norm(x)
+        if residual is not None:
+            y += residual
+        if self.activation == "relu":
+            return F.relu(y, inplace=True)
+        return y if self.activation is None else torch.sigmoid(y)
+
+
+def our_layer(problem: Problem, backend: str) -> nn.Module:
+    """Our layer with the problem's parameters and running statistics."""
+    layer = getattr(ours, _NAMES[problem.x.dim()])
+    return _prepare(
+        layer(
+            len(problem.weight),
+            dtype=problem.weight.dtype,
+            activation=problem.case.activation,
+            backend=backend,
+        ),
+        problem,
+    )
+
+
+def make_step(problem: Problem, layer: nn.Module) -> Step:
+    """The case as one call.
+
+    Args:
+        problem: What to compute.
+        layer: Called with x and, if there is one, the residual.
+
+    Returns:
+        A callable that returns the output and, with backward, the gradients of x, of the residual if
+        there is one, of the weight and of the bias.
+    """
+    case = problem.case
+    inputs = [problem.x] if problem.residual is None else [problem.x, problem.residual]
+    leaves = [*inputs, *layer.parameters()]
+
+    @torch.set_grad_enabled(case.training)
+    def step() -> tuple[Tensor, ...]:
+        y: Tensor = layer(*inputs)
+        return (y, *torch.autograd.grad(y, leaves, problem.grad_output)) if case.backward else (y,)
+
+    return step
+
+
+def make_peer(peer: str, problem: Problem) -> Step:
+    """The peer as one call.
+
+    Args:
+        peer: ``torch``: `torch.nn`'s layer and what people write after it; ``compile``: the same
+            through `torch.compile`; ``copy``: a copy that moves the problem's bytes.
+        problem: What to compute, or how many bytes to move.
+    """
+    if peer == "copy":
+        return _copy(problem.bytes_moved)
+    norm = getattr(nn, _NAMES[problem.x.dim()])
+    layers = TorchLayers(
+        _prepare(norm(len(problem.weight), dtype=problem.weight.dtype), problem), problem.case.activation
+    )
+    if peer == "compile":
+        # Without a reset dynamo counts every layer as a recompilation of the one before, and gives
+        # up after a few without a word.
+        torch.compiler.reset()
+        layers.compile(fullgraph=True, dynamic=False)
+    return make_step(problem, layers)
+
+
+def _prepare(layer: nn.Module, problem: Problem) -> nn.Module:
+    state = {name: getattr(problem, name) for name in ("weight", "bias", "running_mean", "running_var")}
+    layer.load_state_dict({**state, "num_batches_tracked": torch.tensor(0)})
+    return layer.train(problem.case.training)
+
+
+def _copy(bytes_moved: int) -> Step:
+    source = torch.ones(bytes_moved // 8)  # four bytes read and four written an element
+    target = torch.empty_like(source)
+    return lambda: (target.copy_(source),)

@@ -1,0 +1,111 @@
+"""What `batchnorm bench` measures: one record a case, shape and peer, and their means over shapes."""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+__all__ = ["BenchRecord", "BenchSummary", "summarize"]
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchRecord:
+    """One case of ours against one peer. Where the check failed nothing is timed: the times are NaN.
+
+    Attributes:
+        case: What is computed, as ``add+relu``.
+        shape: Of the input.
+        dtype: Of the input.
+        layout: ``contiguous`` or ``channels_last``.
+        threads: CPU threads.
+        huge_pages: Whether torch allocated large tensors in huge pages (``THP_MEM_ALLOC_ENABLE=1``).
+        backend: Which rung of ours computed: ``eager``, ``native`` or ``torch``.
+        peer: ``torch``, ``compile`` or ``copy``.
+        bytes_moved: Reads and writes of the case that no implementation can save.
+        seconds: Ours, a call; the median over the pairs.
+        seconds_p20: Lower quantile of the same.
+        seconds_p80: Upper quantile of the same.
+        peer_seconds: The peer's, a call; the median over the pairs.
+        ratio: The peer's seconds over ours; the median over the pairs. Above 1 ours is faster.
+        ratio_p20: Lower quantile of the same.
+        ratio_p80: Upper quantile of the same.
+        pairs: How often the two were timed in turn; 0 where the check failed.
+        error: Largest error of our results, in units of its tolerance.
+        correct: Whether that is at most 1.
+    """
+
+    case: str
+    shape: tuple[int, ...]
+    dtype: str
+    layout: str
+    threads: int
+    huge_pages: bool
+    backend: str
+    peer: str
+    bytes_moved: int
+    seconds: float
+    seconds_p20: float
+    seconds_p80: float
+    peer_seconds: float
+    ratio: float
+    ratio_p20: float
+    ratio_p80: float
+    pairs: int
+    error: float
+    correct: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values in the order of the fields; a non-finite number becomes None."""
+        row = {**dataclasses.asdict(self), "shape": list(self.shape)}
+        return {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in row.items()
+        }
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> "BenchRecord":
+        """Inverse of `to_dict`; None becomes NaN."""
+        fields: dict[str, Any] = {key: math.nan if value is None else value for key, value in row.items()}
+        return cls(**{**fields, "shape": tuple(fields["shape"])})
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchSummary:
+    """The records that differ in nothing but the shape.
+
+    Attributes:
+        ratio: Geometric mean over the shapes; NaN if the check of any failed.
+        worst: The record with the smallest ratio, or the first whose check failed.
+    """
+
+    ratio: float
+    worst: BenchRecord
+
+
+def summarize(records: Iterable[BenchRecord]) -> tuple[BenchSummary, ...]:
+    """Mean over shapes of each case, layout, dtype, threads, huge pages and peer.
+
+    Args:
+        records: In any order; the summaries follow the order in which their first records come.
+
+    Example:
+        >>> numbers = dict.fromkeys((field.name for field in dataclasses.fields(BenchRecord)), 1)
+        >>> fast, slow = (BenchRecord(**{**numbers, "shape": (n, 8), "ratio": n / 4}) for n in (16, 1))
+        >>> [summary] = summarize([fast, slow])
+        >>> summary.ratio, summary.worst.shape
+        (1.0, (1, 8))
+    """
+    groups: dict[tuple[Any, ...], list[BenchRecord]] = {}
+    for row in records:
+        key = (row.case, row.layout, row.dtype, row.threads, row.huge_pages, row.peer)
+        groups.setdefault(key, []).append(row)
+    return tuple(_summary(group) for group in groups.values())
+
+
+def _summary(group: list[BenchRecord]) -> BenchSummary:
+    for row in group:
+        if not row.correct:
+            return BenchSummary(math.nan, row)
+    ratio = statistics.geometric_mean(row.ratio for row in group)
+    return BenchSummary(ratio, min(group, key=lambda row: row.ratio))
