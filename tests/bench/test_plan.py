@@ -31,7 +31,7 @@ def test_a_plan_goes_through_json():
         ({"cases": ("fast",)}, "bench: cases expected some of forward, forward.backward, relu, .*, got fast"),
         ({"dtypes": ()}, "bench: dtypes expected some of float32, bfloat16, float16, float64, got none"),
         ({"layouts": ("rows",)}, "bench: layouts expected some of contiguous, channels_last, got rows"),
-        ({"peers": ("jax",)}, "bench: peers expected some of torch, compile, copy, got jax"),
+        ({"peers": ("jax",)}, "bench: peers expected some of torch, inplace, compile, copy, got jax"),
         ({"shapes": ()}, "bench: shapes expected at least one, got none"),
         ({"shapes": ((8,),)}, "bench: shapes expected 2 to 5 sizes >= 1, got 8"),
         ({"shapes": ((8, 0),)}, "bench: shapes expected 2 to 5 sizes >= 1, got 8x0"),

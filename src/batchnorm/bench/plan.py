@@ -23,7 +23,7 @@ class BenchPlan:
         cases: Some of ``forward``, ``forward+backward``, ``relu``, ``add+relu``, ``sigmoid``, ``predict``.
         dtypes: Some of ``float32``, ``bfloat16``, ``float16``, ``float64``.
         layouts: Some of ``contiguous``, ``channels_last``; a shape without one leaves it out.
-        peers: Some of ``torch``, ``compile``, ``copy``.
+        peers: Some of ``torch``, ``inplace``, ``compile``, ``copy``.
         threads: Numbers of CPU threads.
         huge_pages: Settings of ``THP_MEM_ALLOC_ENABLE``.
         pairs: How often ours and the peer are timed in turn.

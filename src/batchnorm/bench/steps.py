@@ -11,7 +11,7 @@ from batchnorm.bench.cases import Problem
 
 __all__ = ["PEERS", "Step", "make_peer", "make_step", "our_layer"]
 
-PEERS = ("torch", "compile", "copy")
+PEERS = ("torch", "inplace", "compile", "copy")
 
 Step = Callable[[], tuple[Tensor, ...]]
 
@@ -19,21 +19,24 @@ _NAMES = {2: "BatchNorm1d", 3: "BatchNorm1d", 4: "BatchNorm2d", 5: "BatchNorm3d"
 
 
 class TorchLayers(nn.Module):
-    """What people write around `torch.nn`'s layer; the addition and ReLU are in place."""
+    """What people write around `torch.nn`'s layer, or the same with all that can be in place in place."""
 
-    def __init__(self, norm: nn.Module, activation: str | None) -> None:
+    def __init__(self, norm: nn.Module, activation: str | None, in_place: bool) -> None:
         super().__init__()
         self.norm = norm
         self.activation = activation
+        self.in_place = in_place
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Return act(bn(x) + residual)."""
         y: Tensor = self.norm(x)
         if residual is not None:
-            y += residual
+            y = y.add_(residual) if self.in_place else y + residual
         if self.activation == "relu":
-            return F.relu(y, inplace=True)
-        return y if self.activation is None else torch.sigmoid(y)
+            return F.relu(y, inplace=self.in_place)
+        if self.activation == "sigmoid":
+            return y.sigmoid_() if self.in_place else y.sigmoid()
+        return y
 
 
 def our_layer(problem: Problem, backend: str) -> nn.Module:
@@ -77,16 +80,16 @@ def make_peer(peer: str, problem: Problem) -> Step:
     """The peer as one call.
 
     Args:
-        peer: ``torch``: `torch.nn`'s layer and what people write after it; ``compile``: the same
-            through `torch.compile`; ``copy``: a copy that moves the problem's bytes.
+        peer: ``torch``: `torch.nn`'s layer, then ``+`` and the activation; ``inplace``: the same with
+            addition and activation in place; ``compile``: the first through `torch.compile`;
+            ``copy``: a copy that moves the problem's bytes.
         problem: What to compute, or how many bytes to move.
     """
     if peer == "copy":
         return _copy(problem.bytes_moved)
     norm = getattr(nn, _NAMES[problem.x.dim()])
-    layers = TorchLayers(
-        _prepare(norm(len(problem.weight), dtype=problem.weight.dtype), problem), problem.case.activation
-    )
+    norm = _prepare(norm(len(problem.weight), dtype=problem.weight.dtype), problem)
+    layers = TorchLayers(norm, problem.case.activation, in_place=peer == "inplace")
     if peer == "compile":
         # Without a reset dynamo counts every layer as a recompilation of the one before, and gives
         # up after a few without a word.

@@ -20,7 +20,8 @@ __all__ = ["HELP", "command"]
 
 HELP = """Time our layers against torch.nn's, torch.compile and a copy of the same number of bytes.
 
-Each case is first compared with float64; one that is wrong gets no time, and the exit code is 1.
+The peer torch adds and activates in operations of their own, inplace does that in place. Each case
+is first compared with float64; one that is wrong gets no time, and the exit code is 1.
 Then ours and the peer run in turn, and the median ratio of the pairs counts: above 1 ours is faster.
 The table has the geometric mean over the shapes and the worst."""
 
@@ -40,7 +41,7 @@ def command(
     huge_pages: Annotated[
         str, Setting(help="Of on, off: large tensors in huge pages (THP_MEM_ALLOC_ENABLE=1).")
     ] = "on",
-    peers: Annotated[str, Setting(help="Of torch, compile, copy.")] = "torch,copy",
+    peers: Annotated[str, Setting(help="Of torch, inplace, compile, copy.")] = "torch,copy",
     pairs: Annotated[int, Setting(help="How often ours and the peer are timed.")] = 11,
     backend: Annotated[str, Setting(help="Of our layers: auto, eager, native or torch.")] = "auto",
     seed: Annotated[int, Setting(help="Of the data.")] = 0,

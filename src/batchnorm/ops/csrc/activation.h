@@ -5,13 +5,16 @@
 
 #pragma once
 
+#include <type_traits>
+
 #include "kernels.h"
 #include "math.h"
 
 namespace batchnorm::BATCHNORM_ISA {
 
-// Whether arithmetic, not memory, is the limit: then unrolling gains nothing.
-constexpr bool is_heavy(int activation) { return activation >= SIGMOID && activation <= GELU; }
+// Whether `gradients` may keep dz for the pass after it, which then evaluates no activation. Only where
+// storing it loses nothing.
+template <int activation, class T> constexpr bool may_keep = is_heavy(activation) && std::is_same_v<T, acc_t<T>>;
 
 template <class A> inline vec<A> clamp_zero_six(vec<A> z) { return at_most(at_least(z, 0), 6); }
 

@@ -29,8 +29,13 @@ Gradients backward(const char* op, const Tensor& grad_output, const Tensor& inpu
   Task task = batch.task();
   task.grad = grad.const_data_ptr();
   task.residual = added ? added->const_data_ptr() : nullptr;
-  task.grad_residual = grad_residual.mutable_data_ptr();
+  if (through_residual) batch.write_to(grad_residual, task);
+  task.dz = task.out;
   batch.write_to(grad_input, task);
+  // A heavy activation is evaluated once if dz is kept where grad_input will be. In a tensor larger than
+  // the cache that costs more traffic than the second evaluation takes.
+  const bool keeps = is_heavy(activation) && batch.is_exact() && !task.stream;
+  if (!through_residual) task.dz = keeps ? task.out : nullptr;
   task.frozen = frozen;
   coefficients.pass_to(task);
 
@@ -38,9 +43,9 @@ Gradients backward(const char* op, const Tensor& grad_output, const Tensor& inpu
   const Reduce gradients = k.gradients[activation][through_residual];
   Map input_gradient = k.input_gradient[activation][through_residual];
   Task second = task;
-  if (through_residual && batch.is_exact()) {
+  if (task.dz && batch.is_exact()) {
     // The first pass wrote dz, and nothing was lost: the second starts from there.
-    second.grad = task.grad_residual;
+    second.grad = task.dz;
     input_gradient = k.input_gradient[IDENTITY][0];
   }
   const double count = static_cast<double>(batch.values_per_channel());

@@ -155,6 +155,7 @@ template <class T> struct Columns {
   template <int activation, bool has_residual>
   static void gradients(const Task& t, int64_t group, int64_t segment, double* sums) {
     const Geometry& g = t.geometry;
+    const bool keep = has_residual || t.dz;
     const Strip strip(g, group);
     alignas(64) Scratch scratch[3], first, second;
     const A* mean = coefficient(t, MEAN, group, scratch[0]);
@@ -168,13 +169,15 @@ template <class T> struct Columns {
         const T* x = static_cast<const T*>(t.x) + at;
         const T* grad = static_cast<const T*>(t.grad) + at;
         const T* residual = static_cast<const T*>(t.residual) + at;
-        T* grad_residual = static_cast<T*>(t.grad_residual) + at;
+        T* kept = static_cast<T*>(t.dz) + at;
+        const bool past_cache = has_residual && t.stream && whole_lines(kept, width);
         sweep<A>(width, [&](int64_t j, int, auto lanes) {
           const V d = lanes.load(x + j) - lanes.load(mean + j);
           V z = d * lanes.load(scale + j) + lanes.load(shift + j);
           if constexpr (has_residual) z += lanes.load(residual + j);
           const V dz = through<activation, A>(lanes.load(grad + j), z);
-          if constexpr (has_residual) lanes.store(grad_residual + j, dz);
+          if constexpr (has_residual || may_keep<activation, T>)
+            if (keep) lanes.write(past_cache, kept + j, dz);
           lanes.store(first + j, lanes.load(first + j) + lanes.keep(dz));
           lanes.store(second + j, lanes.load(second + j) + lanes.keep(dz * d));
         });
@@ -182,6 +185,7 @@ template <class T> struct Columns {
       fold(g, strip.channels, repeat, first, sums);
       fold(g, strip.channels, repeat, second, sums + strip.channels);
     });
+    if (t.stream) end_stream();
   }
 
   template <int activation, bool has_residual>

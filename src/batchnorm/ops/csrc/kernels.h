@@ -18,6 +18,11 @@ namespace batchnorm {
 enum Dtype { FLOAT32, BFLOAT16, FLOAT16, FLOAT64, DTYPES };
 enum Activation { IDENTITY, RELU, LEAKY_RELU, RELU6, SIGMOID, TANH, SILU, GELU, HARDSWISH, ACTIVATIONS };
 
+// Whether arithmetic, not memory, is the limit.
+constexpr BATCHNORM_INLINE bool is_heavy(int64_t activation) {
+  return activation >= SIGMOID && activation <= GELU;
+}
+
 // Coefficients of all channels, each (C,), in the accumulation type (double for FLOAT64, else float).
 enum Coefficient { MEAN, SCALE, SHIFT, SLOPE, OFFSET, COEFFICIENTS };
 
@@ -27,7 +32,7 @@ struct Task {
   const void* grad;      // dL/dy, or dL/dz for an IDENTITY kernel
   const void* residual;  // or null
   void* out;             // y or dx
-  void* grad_residual;   // dz, written by `gradients` if there is a residual
+  void* dz;              // written by `gradients`: a residual's gradient, or null, or see may_keep
   const void* coefficient[COEFFICIENTS];
   bool frozen;  // the statistics are constants: dx = dz * scale
   bool stream;  // write past the cache

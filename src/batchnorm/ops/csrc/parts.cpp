@@ -150,7 +150,7 @@ std::tuple<Tensor, Tensor, Tensor> backward_reduce(const Tensor& grad_output, co
         Task task = batch.task();
         task.grad = dy.const_data_ptr();
         task.residual = through_residual ? r.const_data_ptr() : nullptr;
-        task.grad_residual = dr.mutable_data_ptr();
+        task.dz = through_residual ? dr.mutable_data_ptr() : nullptr;
         task.coefficient[MEAN] = parts.row(m, p);
         task.coefficient[SCALE] = parts.row(s, p);
         task.coefficient[SHIFT] = parts.row(t, p);

@@ -99,6 +99,7 @@ template <class T> struct Rows {
   template <int activation, bool has_residual>
   static void gradients(const Task& t, int64_t group, int64_t segment, double* sums) {
     const Geometry& g = t.geometry;
+    const bool keep = has_residual || t.dz;
     const int64_t c0 = g.first_channel(group), channels = g.channels(group);
     blocks(g, group, segment, [&](int64_t c, int64_t begin, int64_t end, int64_t next) {
       const Coefficients at(t, c);
@@ -108,16 +109,19 @@ template <class T> struct Rows {
         const T* x = static_cast<const T*>(t.x) + r.start;
         const T* grad = static_cast<const T*>(t.grad) + r.start;
         const T* residual = static_cast<const T*>(t.residual) + r.start;
-        T* grad_residual = static_cast<T*>(t.grad_residual) + r.start;
+        T* kept = static_cast<T*>(t.dz) + r.start;
         const int64_t then = u + 1 < end ? run(g, c, u + 1).start : next;
+        const bool past_cache = has_residual && t.stream && whole_lines(kept, r.length);
         fetch(t.x, then);
         fetch(t.grad, then);
+        if constexpr (has_residual) fetch(t.residual, then);
         sweep<A, is_heavy(activation) ? 1 : 4>(r.length, [&](int64_t j, int k, auto lanes) {
           const V d = lanes.load(x + j) - at.mean;
           V z = d * at.scale + at.shift;
           if constexpr (has_residual) z += lanes.load(residual + j);
           const V dz = through<activation, A>(lanes.load(grad + j), z);
-          if constexpr (has_residual) lanes.store(grad_residual + j, dz);
+          if constexpr (has_residual || may_keep<activation, T>)
+            if (keep) lanes.write(past_cache, kept + j, dz);
           first[k] += lanes.keep(dz);
           second[k] += lanes.keep(dz * d);
         });
@@ -125,6 +129,7 @@ template <class T> struct Rows {
       sums[c - c0] += sum_lanes<A>(first);
       sums[channels + c - c0] += sum_lanes<A>(second);
     });
+    if (t.stream) end_stream();
   }
 
   // Calls body(c, run, next) backwards through the segment: its end is what the pass before left in the
@@ -150,6 +155,7 @@ template <class T> struct Rows {
       const bool past_cache = t.stream && whole_lines(out, r.length);
       const Coefficients at(t, c);
       fetch(t.x, next);
+      if constexpr (has_residual) fetch(t.residual, next);
       sweep<A>(r.length, [&](int64_t j, int, auto lanes) {
         V z = (lanes.load(x + j) - at.mean) * at.scale + at.shift;
         if constexpr (has_residual) z += lanes.load(residual + j);

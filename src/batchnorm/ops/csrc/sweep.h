@@ -45,11 +45,15 @@ template <class A> struct SomeLanes {
     if (end == LANES<A>) return BATCHNORM_ISA::store(p, v);
     store_some(p, v, end);
   }
-  template <class T> BATCHNORM_INLINE void write(bool, T* p, vec<A> v) const { store(p, v); }
-  BATCHNORM_INLINE vec<A> keep(vec<A> v) const {
+  // Lanes before `begin` have been written, perhaps over what they were computed from: they stay.
+  template <class T> BATCHNORM_INLINE void write(bool, T* p, vec<A> v) const {
+    store(p, end == LANES<A> ? (counts() ? v : BATCHNORM_ISA::load(p)) : v);
+  }
+  BATCHNORM_INLINE vec<A> keep(vec<A> v) const { return counts() ? v : vec<A>{}; }
+  BATCHNORM_INLINE mask<A> counts() const {
     mask<A> lane;
     for (int i = 0; i < LANES<A>; ++i) lane[i] = i;
-    return ((lane >= begin) & (lane < end)) ? v : vec<A>{};
+    return (lane >= begin) & (lane < end);
   }
 };
 
