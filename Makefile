@@ -8,7 +8,7 @@ APT := $(shell test "$$(id -u)" = 0 && command -v apt-get)
 DATA := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 CHROMIUM := /usr/bin/chromium
 
-.PHONY: run test check fix clean
+.PHONY: run test check fix sanitize bench clean
 
 run: .venv/kernels.stamp $(if $(APT),$(DATA))
 	$(BIN)/batchnorm train
@@ -26,6 +26,19 @@ check: .venv/dev.stamp .venv/kernels.stamp $(if $(APT),$(DATA) $(CHROMIUM))
 fix: .venv/dev.stamp
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+# The kernels with the address and undefined-behaviour sanitizers, in a copy of the package.
+SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined
+sanitize: check
+	rm -rf build/sanitize && mkdir -p build && cp -r src build/sanitize
+	CXXFLAGS='$(SANITIZERS) -O1 -g' LDFLAGS='$(SANITIZERS)' $(BIN)/python build/sanitize/batchnorm/ops/build.py --force
+	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=1 PYTHONPATH=build/sanitize \
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -k 'native and not compiled' tests/conformance
+
+# The table of docs/kernels.md, in some minutes on a quiet machine.
+bench: .venv/kernels.stamp
+	$(BIN)/batchnorm bench --peers torch,inplace,copy
 
 clean:
 	rm -rf .venv build src/*.egg-info src/batchnorm/ops/_native.so

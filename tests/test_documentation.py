@@ -15,8 +15,17 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deci
 PREPARATION = {"#", "git", "cd", "pip"}  # what a reader does before; a fresh clone is tried by hand
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
 
-# What makes any training command short; the last of two equal options counts.
-SHORT = ["--epochs=1", "--train-images=300", "--recalibration-images=300", "--batch-size=100", "--seeds=0"]
+# What makes a command short; the last of two equal options counts.
+SHORT = {
+    "train": [
+        "--epochs=1",
+        "--train-images=300",
+        "--recalibration-images=300",
+        "--batch-size=100",
+        "--seeds=0",
+    ],
+    "bench": ["--shapes=8x4x6x6", "--pairs=1"],
+}
 
 
 def commands():
@@ -33,9 +42,8 @@ def test_commands_of_the_pages_run(line, tmp_path):
     if program == "make":
         result = subprocess.run(["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True)
     elif program == "batchnorm":
-        short = SHORT if arguments[0] == "train" else []
         result = subprocess.run(
-            [sys.executable, "-m", "batchnorm", *arguments, *short],
+            [sys.executable, "-m", "batchnorm", *arguments, *SHORT.get(arguments[0], [])],
             cwd=tmp_path,
             capture_output=True,
             text=True,

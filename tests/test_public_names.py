@@ -51,6 +51,7 @@ NAMES = {
         "swapped_statistics",
     ],
     "batchnorm.train": ["ARMS", "MODELS", "Observer", "TrainConfig", "train"],
+    "batchnorm.bench": ["BenchPlan", "run_bench"],
     "batchnorm.cli": ["main"],
 }
 

@@ -172,6 +172,15 @@ def test_a_nonfinite_batch_raises_by_choice_and_changes_nothing(backend):
     torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("backend", [backend for backend in BACKENDS if backend != "torch"])
+def test_a_prediction_whose_statistics_have_moved_has_no_gradient(backend):
+    layer, x = bn.BatchNorm1d(3, backend=backend), torch.randn(8, 3, requires_grad=True)
+    loss = layer.eval()(x).sum()
+    layer.train()(x)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_by_default_a_nonfinite_batch_propagates_as_in_torch(backend):
     layer = bn.BatchNorm2d(2, backend=backend)

@@ -52,6 +52,7 @@ def _forward(
         result = kernels.batch_norm_forward_update(
             input, weight, bias, residual, mean, var, counter, eps, activation, momentum, skip
         )
+        _mark_changed(rung, mean, var)
     return cast(tuple[Tensor, Tensor, Tensor], result)
 
 
@@ -133,10 +134,15 @@ def _for_inputs(
     activated = ctx.settings[1] != 0
     return (
         grad_input,
-        None if weight is None else grad_weight.to(weight.dtype),
-        None if bias is None else grad_bias.to(bias.dtype),
+        None if weight is None else _cast(grad_weight, weight),
+        None if bias is None else _cast(grad_bias, bias),
         (grad_residual if activated else grad_output) if ctx.has_residual else None,
     )
+
+
+def _cast(gradient: Tensor, parameter: Tensor) -> Tensor:
+    # `to` costs microseconds even where it has nothing to do
+    return gradient if gradient.dtype == parameter.dtype else gradient.to(parameter.dtype)
 
 
 # Past `Function.apply`, whose care for functorch costs a quarter of a call; under functorch neither is used.
@@ -184,6 +190,14 @@ def update_running(input: Tensor, mean: Tensor, var: Tensor, rung: str, running:
     kernels_of(rung).update_running_stats(
         running_mean, running_var, counter, mean, var, count, momentum, skip
     )
+    if not torch.compiler.is_compiling():
+        _mark_changed(rung, running_mean, running_var)
+
+
+def _mark_changed(rung: str, *running: Tensor) -> None:
+    """Tell autograd what an op of ours mutated: a prediction's backward pass may need the old values."""
+    if rung == "native":
+        torch.autograd.graph.increment_version(running)
 
 
 def normalize(

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from batchnorm.ops.native import instruction_set
+
 __all__ = ["describe_environment"]
 
 
@@ -24,6 +26,7 @@ def describe_environment() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "instruction_set": instruction_set(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "THP_MEM_ALLOC_ENABLE": os.environ.get("THP_MEM_ALLOC_ENABLE"),

@@ -1,5 +1,6 @@
 """The compiled CPU kernels, if this installation has them."""
 
+import ctypes
 import warnings
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 from batchnorm.ops import schema
 from batchnorm.ops.backend import NATIVE_DEVICES
 
-__all__ = ["LIBRARY_FILE", "load_native"]
+__all__ = ["LIBRARY_FILE", "instruction_set", "load_native"]
 
 LIBRARY_FILE = Path(__file__).with_name("_native.so")
 
@@ -34,3 +35,18 @@ def load_native() -> bool:
         return False
     NATIVE_DEVICES.add("cpu")
     return True
+
+
+def instruction_set() -> str | None:
+    """Name of the instruction set whose kernels run, or None without compiled kernels.
+
+    Raises:
+        RuntimeError: If ``BATCHNORM_CPU_ISA`` names one that this CPU does not have.
+    """
+    if "cpu" not in NATIVE_DEVICES:
+        return None
+    # an operator can raise what a plain C function cannot
+    torch.ops.batchnorm.moments(torch.zeros(1, 1), [1])
+    name = ctypes.CDLL(str(LIBRARY_FILE)).batchnorm_instruction_set
+    name.restype = ctypes.c_char_p
+    return str(name().decode())
