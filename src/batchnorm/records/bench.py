@@ -3,14 +3,16 @@
 import dataclasses
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
+
+from batchnorm.records.record import Record
 
 __all__ = ["BenchRecord", "BenchSummary", "summarize"]
 
 
 @dataclasses.dataclass(frozen=True)
-class BenchRecord:
+class BenchRecord(Record):
     """One case of ours against one peer. Where the check failed nothing is timed: the times are NaN.
 
     Attributes:
@@ -21,7 +23,7 @@ class BenchRecord:
         threads: CPU threads.
         huge_pages: Whether torch allocated large tensors in huge pages (``THP_MEM_ALLOC_ENABLE=1``).
         backend: Which rung of ours computed: ``eager``, ``native`` or ``torch``.
-        peer: ``torch``, ``compile`` or ``copy``.
+        peer: ``torch``, ``inplace``, ``compile`` or ``copy``.
         bytes_moved: Reads and writes of the case that no implementation can save.
         seconds: Ours, a call; the median over the pairs.
         seconds_p20: Lower quantile of the same.
@@ -54,20 +56,6 @@ class BenchRecord:
     pairs: int
     error: float
     correct: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values in the order of the fields; a non-finite number becomes None."""
-        row = {**dataclasses.asdict(self), "shape": list(self.shape)}
-        return {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in row.items()
-        }
-
-    @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> "BenchRecord":
-        """Inverse of `to_dict`; None becomes NaN."""
-        fields: dict[str, Any] = {key: math.nan if value is None else value for key, value in row.items()}
-        return cls(**{**fields, "shape": tuple(fields["shape"])})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,10 +6,11 @@ line), ``layers.jsonl`` (a `LayerRecord` a line) and ``summary.json`` (`RunRecor
 
 import dataclasses
 import json
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
+
+from batchnorm.records.record import Record
 
 __all__ = ["QUANTILE_LEVELS", "EpochRecord", "LayerRecord", "RunRecord", "read_run"]
 
@@ -19,7 +20,7 @@ QUANTILE_LEVELS = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
 @dataclasses.dataclass(frozen=True)
-class EpochRecord:
+class EpochRecord(Record):
     """One epoch of one arm with one seed.
 
     Attributes:
@@ -43,19 +44,9 @@ class EpochRecord:
     test_accuracy_recalibrated: float
     images_per_second: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values in the order of the fields; a non-finite number becomes None."""
-        return {key: _to_json(value) for key, value in dataclasses.asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> "EpochRecord":
-        """Inverse of `to_dict`, from a parsed line of ``metrics.jsonl``; None becomes NaN."""
-        fields: dict[str, Any] = {key: math.nan if value is None else value for key, value in row.items()}
-        return cls(**fields)
-
 
 @dataclasses.dataclass(frozen=True)
-class LayerRecord:
+class LayerRecord(Record):
     """What one normalization layer looked like at the end of one epoch (0: before training).
 
     Attributes:
@@ -84,19 +75,6 @@ class LayerRecord:
     population_var: tuple[float, ...] | None = None
     weight: tuple[float, ...] | None = None
     bias: tuple[float, ...] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values in the order of the fields; a non-finite number becomes None."""
-        return {key: _to_json(value) for key, value in dataclasses.asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> "LayerRecord":
-        """Inverse of `to_dict`, from a parsed line of ``layers.jsonl``; None in a list becomes NaN."""
-        fields: dict[str, Any] = {
-            key: tuple(math.nan if v is None else v for v in value) if isinstance(value, list) else value
-            for key, value in row.items()
-        }
-        return cls(**fields)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,12 +123,6 @@ class RunRecord:
                 seeds[str(seed)] = {**rows[-1], "epochs": rows}
             arms[arm] = {"seeds": seeds}
         return {"data": self.data, "arms": arms}
-
-
-def _to_json(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_to_json(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _measures(row: EpochRecord) -> dict[str, Any]:
