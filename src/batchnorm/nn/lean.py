@@ -1,13 +1,12 @@
 """Half the stored activations: outputs of batch norm are computed again instead of kept."""
 
 import contextlib
-import threading
 from typing import Any, TypeVar, overload
 
 import torch
 from torch import nn
 
-from batchnorm.ops.recompute import Recompute
+from batchnorm.ops.recompute import Recompute, innermost
 
 __all__ = ["lean"]
 
@@ -62,21 +61,12 @@ def lean(model: nn.Module | None = None) -> Any:
     return model
 
 
-class _Entered(threading.local):
-    """Modules whose forward pass this thread is in, and their contexts."""
-
-    def __init__(self) -> None:
-        self.stack: list[tuple[nn.Module, Recompute]] = []
-
-
-_entered = _Entered()
-
-
 def _enter(module: nn.Module, _: Any) -> None:
     if not torch.compiler.is_compiling():
-        _entered.stack.append((module, Recompute().__enter__()))
+        Recompute(owner=module).__enter__()
 
 
 def _leave(module: nn.Module, *_: Any) -> None:
-    if _entered.stack and _entered.stack[-1][0] is module:
-        _entered.stack.pop()[1].__exit__(None, None, None)
+    context = innermost()
+    if context is not None and context.owner is module:
+        context.__exit__(None, None, None)

@@ -176,8 +176,8 @@ def normalize_batch(
         result = _forward(*arguments[:-2], "eager", running)
     elif torch.is_grad_enabled():
         result = output, mean, var = _apply_batch_norm(*arguments)
-        compute = kernels_of(rung).normalize
-        remember(output, compute, input, mean, var, weight, bias, residual, eps, activation)
+        again = kernels_of(rung).normalize
+        remember(output, again, input, mean, var, weight, bias, residual, eps, activation)
     else:
         result = _forward(*arguments)
     return cast(tuple[Tensor, Tensor, Tensor], result)
@@ -218,8 +218,8 @@ def normalize(
         apply: Callable[..., Any] = _Normalize.apply if compiling else _apply_normalize
         output = apply(input, weight, bias, residual, mean, var, eps, activation, rung)
         if not compiling:
-            compute = kernels_of(rung).normalize
-            remember(output, compute, input, mean, var, weight, bias, residual, eps, activation)
+            again = kernels_of(rung).normalize
+            remember(output, again, input, mean, var, weight, bias, residual, eps, activation)
     else:
         kernels = eager if functorch else kernels_of(rung)
         output = kernels.normalize(input, mean, var, weight, bias, residual, eps, activation)

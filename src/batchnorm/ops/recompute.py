@@ -20,7 +20,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-__all__ = ["Recompute", "remember"]
+__all__ = ["Recompute", "innermost", "remember"]
 
 # With residual connections a recipe needs the output before it, which is a recipe too. At most so many
 # follow each other, then one output is kept: a network of residual blocks keeps every fourth.
@@ -105,9 +105,14 @@ class _View:
 
 
 class Recompute:
-    """Context in which saved outputs of ours become recipes; nests, in itself and in other hooks."""
+    """Context in which saved outputs of ours become recipes; nests, in itself and in other hooks.
 
-    def __init__(self) -> None:
+    Args:
+        owner: Whose forward pass it surrounds, for who has to leave it again; else None.
+    """
+
+    def __init__(self, owner: object = None) -> None:
+        self.owner = owner
         self._recipes: dict[int, _Recipe] = {}
         self._outer: _Hooks | None = None
 
@@ -169,7 +174,13 @@ class _Active(threading.local):
 _active = _Active()
 
 
+def innermost() -> Recompute | None:
+    """The context that this thread entered last and is still in."""
+    return _active.stack[-1] if _active.stack else None
+
+
 def remember(output: Tensor, compute: Callable[..., Tensor], *ingredients: Any) -> None:
     """Tell the innermost context, if there is one, how ``output`` was computed."""
-    if _active.stack and output.requires_grad:
-        _active.stack[-1].remember(output, compute, ingredients)
+    context = innermost()
+    if context is not None and output.requires_grad:
+        context.remember(output, compute, ingredients)
