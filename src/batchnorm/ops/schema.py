@@ -2,7 +2,7 @@
 
 The default kernels are the plain torch ones of `eager` and `parts`, registered for all devices at once
 (CompositeExplicitAutograd). A compiled backend registers its own under its dispatch key and wins
-there; nothing above this file changes. Autograd is in `batch_norm`: an `autograd.Function` over
+there; nothing above this file changes. Autograd is in `autograd`: an `autograd.Function` over
 these ops costs half the overhead of `register_autograd` on small tensors.
 
 Legend: N batch, C channels, M values per channel. ``mean``, ``var`` (biased) are (C,) in the
@@ -56,34 +56,11 @@ def _fake_statistics(input: Tensor) -> tuple[Tensor, Tensor]:
     return input.new_empty(shape, dtype=dtype), input.new_empty(shape, dtype=dtype)
 
 
-def _fake_output(input: Tensor) -> Tensor:
+def _fake_output(input: Tensor, *_: object) -> Tensor:
     return torch.empty_like(input, memory_format=eager.output_format(input))
 
 
-def _fake_forward(
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    eps: float,
-    activation: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _fake_output(input), *_fake_statistics(input)
-
-
-def _fake_forward_update(
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    running_mean: Tensor,
-    running_var: Tensor,
-    num_batches_tracked: Tensor | None,
-    eps: float,
-    activation: int,
-    momentum: float | None,
-    skip_nonfinite: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_forward(input: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
     return _fake_output(input), *_fake_statistics(input)
 
 
@@ -106,19 +83,6 @@ def _fake_backward(
     activation: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return _fake_gradients(input, residual, activation)
-
-
-def _fake_normalize(
-    input: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    eps: float,
-    activation: int,
-) -> Tensor:
-    return _fake_output(input)
 
 
 def _fake_normalize_backward(
@@ -161,23 +125,19 @@ def _fake_reduce(
     return first, second, _fake_gradients(input, residual, activation)[-1]
 
 
-def _fake_forward_apply(input: Tensor, *_: object) -> Tensor:
-    return _fake_output(input)
-
-
 def _fake_backward_apply(grad_output: Tensor, input: Tensor, *_: object) -> Tensor:
     return _fake_output(input)
 
 
 _FAKES: dict[str, Callable[..., Any]] = {
     "batch_norm_forward": _fake_forward,
-    "batch_norm_forward_update": _fake_forward_update,
+    "batch_norm_forward_update": _fake_forward,
     "batch_norm_backward": _fake_backward,
-    "normalize": _fake_normalize,
+    "normalize": _fake_output,
     "normalize_backward": _fake_normalize_backward,
     "update_running_stats": _fake_update,
     "moments": _fake_moments,
-    "forward_apply": _fake_forward_apply,
+    "forward_apply": _fake_output,
     "backward_reduce": _fake_reduce,
     "backward_apply": _fake_backward_apply,
 }
