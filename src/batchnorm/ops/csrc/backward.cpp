@@ -54,9 +54,7 @@ Gradients backward(const char* op, const Tensor& grad_output, const Tensor& inpu
   two_passes(
       g, 2 * g.group_channels,
       [&](int64_t group, int64_t segment, double* sums) { gradients(task, group, segment, sums); },
-      [&](int64_t group, double* sums, const double* next) {
-        for (int64_t i = 0; i < 2 * g.channels(group); ++i) sums[i] += next[i];
-      },
+      [&](int64_t group, double* sums, const double* next) { add_sums(2 * g.channels(group), sums, next); },
       [&](int64_t group, const double* sums) {
         const int64_t c0 = g.first_channel(group), channels = g.channels(group);
         for (int64_t i = 0; i < channels; ++i) {

@@ -74,6 +74,11 @@ BATCHNORM_INLINE void merge_moments(int64_t channels, double* sums, const double
   sums[0] += next[0];
 }
 
+// And for plain sums.
+BATCHNORM_INLINE void add_sums(int64_t count, double* sums, const double* next) {
+  for (int64_t i = 0; i < count; ++i) sums[i] += next[i];
+}
+
 // [rows, columns]
 using Family = Kernels[2];
 

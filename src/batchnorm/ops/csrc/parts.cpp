@@ -17,6 +17,7 @@ namespace batchnorm {
 namespace {
 
 using Sizes = std::vector<int64_t>;
+using Matrices = std::vector<Tensor>;
 
 // A whole batch in a layout that the kernels read, cut into its parts one after the other.
 class Parts {
@@ -51,9 +52,11 @@ class Parts {
     const Tensor values = tensor.scalar_type() == type ? tensor : torch::stable::to(tensor, type);
     return torch::stable::contiguous(values);
   }
-  const void* row(const Tensor& matrix, int64_t p) const {
-    const char* data = static_cast<const char*>(matrix.const_data_ptr());
-    return data + p * channels() * (whole.is_double() ? sizeof(double) : sizeof(float));
+  // A part's row of each matrix; they come in the order of `Coefficient`.
+  void pass_to(Task& task, int64_t p, const Matrices& matrices) const {
+    const int64_t row_bytes = channels() * (whole.is_double() ? sizeof(double) : sizeof(float));
+    for (size_t which = 0; which < matrices.size(); ++which)
+      task.coefficient[which] = static_cast<const char*>(matrices[which].const_data_ptr()) + p * row_bytes;
   }
 
   const char* op;
@@ -113,17 +116,16 @@ Tensor forward_apply(const Tensor& input, const Tensor& mean, const Tensor& scal
                      const OptionalTensor& residual, const Sizes& sizes, int64_t activation) {
   const Parts parts("forward_apply", input, sizes, true);
   check_activation(parts.op, activation);
-  const Tensor m = parts.matrix(mean, "mean"), s = parts.matrix(scale, "scale"),
-               t = parts.matrix(shift, "shift"), out = parts.whole.empty_like(),
+  const Matrices coefficients = {parts.matrix(mean, "mean"), parts.matrix(scale, "scale"),
+                                 parts.matrix(shift, "shift")};
+  const Tensor out = parts.whole.empty_like(),
                added = residual ? parts.whole.like(*residual, "residual") : parts.whole.empty();
   parts.each(
       [&](const Batch& batch, int64_t p, const Tensor& y, const Tensor& r) {
         Task task = batch.task();
         batch.write_to(y, task);
         task.residual = residual ? r.const_data_ptr() : nullptr;
-        task.coefficient[MEAN] = parts.row(m, p);
-        task.coefficient[SCALE] = parts.row(s, p);
-        task.coefficient[SHIFT] = parts.row(t, p);
+        parts.pass_to(task, p, coefficients);
         const Map normalize = batch.kernels().normalize[activation][residual.has_value()];
         one_pass(batch.geometry, [&](int64_t group, int64_t segment) { normalize(task, group, segment); });
       },
@@ -139,8 +141,9 @@ std::tuple<Tensor, Tensor, Tensor> backward_reduce(const Tensor& grad_output, co
   check_activation(parts.op, activation);
   const int64_t P = parts.rows(), C = parts.channels();
   const bool through_residual = residual.has_value() && activation != IDENTITY;
-  const Tensor m = parts.matrix(mean, "mean"), s = parts.matrix(scale, "scale"),
-               t = parts.matrix(shift, "shift"), grad = parts.whole.like(grad_output, "grad_output"),
+  const Matrices coefficients = {parts.matrix(mean, "mean"), parts.matrix(scale, "scale"),
+                                 parts.matrix(shift, "shift")};
+  const Tensor grad = parts.whole.like(grad_output, "grad_output"),
                added = through_residual ? parts.whole.like(*residual, "residual") : parts.whole.empty(),
                grad_residual = through_residual ? parts.whole.empty_like() : parts.whole.empty();
   const Tensor first = zeros(parts.whole, P, C), second = zeros(parts.whole, P, C);
@@ -151,17 +154,13 @@ std::tuple<Tensor, Tensor, Tensor> backward_reduce(const Tensor& grad_output, co
         task.grad = dy.const_data_ptr();
         task.residual = through_residual ? r.const_data_ptr() : nullptr;
         task.dz = through_residual ? dr.mutable_data_ptr() : nullptr;
-        task.coefficient[MEAN] = parts.row(m, p);
-        task.coefficient[SCALE] = parts.row(s, p);
-        task.coefficient[SHIFT] = parts.row(t, p);
-        // read by the kernels' coefficients, used only by the pass that writes
-        task.coefficient[SLOPE] = task.coefficient[OFFSET] = parts.row(m, p);
+        parts.pass_to(task, p, coefficients);
         const Reduce gradients = batch.kernels().gradients[activation][through_residual];
         two_passes(
             g, 2 * g.group_channels,
             [&](int64_t group, int64_t segment, double* sums) { gradients(task, group, segment, sums); },
             [&](int64_t group, double* sums, const double* next) {
-              for (int64_t i = 0; i < 2 * g.channels(group); ++i) sums[i] += next[i];
+              add_sums(2 * g.channels(group), sums, next);
             },
             [&](int64_t group, const double* sums) {
               const int64_t channels = g.channels(group), at = p * C + g.first_channel(group);
@@ -182,9 +181,9 @@ Tensor backward_apply(const Tensor& grad_output, const Tensor& input, const Tens
   const Parts parts("backward_apply", input, sizes, true);
   check_activation(parts.op, activation);
   const bool through_residual = residual.has_value() && activation != IDENTITY;
-  const Tensor coefficients[COEFFICIENTS] = {
-      parts.matrix(mean, "mean"), parts.matrix(scale, "scale"), parts.matrix(shift, "shift"),
-      parts.matrix(slope, "slope"), parts.matrix(offset, "offset")};
+  const Matrices coefficients = {parts.matrix(mean, "mean"), parts.matrix(scale, "scale"),
+                                 parts.matrix(shift, "shift"), parts.matrix(slope, "slope"),
+                                 parts.matrix(offset, "offset")};
   const Tensor grad = parts.whole.like(grad_output, "grad_output"), grad_input = parts.whole.empty_like(),
                added = through_residual ? parts.whole.like(*residual, "residual") : parts.whole.empty();
   parts.each(
@@ -193,8 +192,7 @@ Tensor backward_apply(const Tensor& grad_output, const Tensor& input, const Tens
         task.grad = dy.const_data_ptr();
         task.residual = through_residual ? r.const_data_ptr() : nullptr;
         batch.write_to(dx, task);
-        for (int which = 0; which < COEFFICIENTS; ++which)
-          task.coefficient[which] = parts.row(coefficients[which], p);
+        parts.pass_to(task, p, coefficients);
         const Map input_gradient = batch.kernels().input_gradient[activation][through_residual];
         one_pass(batch.geometry, [&](int64_t group, int64_t segment) { input_gradient(task, group, segment); });
       },

@@ -30,20 +30,17 @@ template <class T> struct Rows {
     for (int line = 0; line < 8; ++line) __builtin_prefetch(p + 64 * line);
   }
 
-  // The channels' coefficients, each in all lanes.
+  // A channel's coefficient in all lanes.
+  static BATCHNORM_INLINE V in_lanes(const Task& t, Coefficient which, int64_t c) {
+    return V{} + static_cast<const A*>(t.coefficient[which])[c];
+  }
+
+  // Those of the pre-activation.
   struct Coefficients {
-    V mean, scale, shift, slope, offset;
+    V mean, scale, shift;
 
     Coefficients(const Task& t, int64_t c)
-        : mean(in_lanes(t, MEAN, c)),
-          scale(in_lanes(t, SCALE, c)),
-          shift(in_lanes(t, SHIFT, c)),
-          slope(in_lanes(t, SLOPE, c)),
-          offset(in_lanes(t, OFFSET, c)) {}
-
-    static V in_lanes(const Task& t, Coefficient which, int64_t c) {
-      return V{} + static_cast<const A*>(t.coefficient[which])[c];
-    }
+        : mean(in_lanes(t, MEAN, c)), scale(in_lanes(t, SCALE, c)), shift(in_lanes(t, SHIFT, c)) {}
   };
 
   // Calls body(c, begin, end, next) for each block of units [begin, end) of each channel of the group;
@@ -174,6 +171,7 @@ template <class T> struct Rows {
       T* out = static_cast<T*>(t.out) + r.start;
       const bool past_cache = t.stream && whole_lines(out, r.length);
       const Coefficients at(t, c);
+      const V slope = in_lanes(t, SLOPE, c), offset = in_lanes(t, OFFSET, c);
       fetch(t.x, next);
       fetch(t.grad, next);
       sweep<A>(r.length, [&](int64_t j, int, auto lanes) {
@@ -181,7 +179,7 @@ template <class T> struct Rows {
         V z = d * at.scale + at.shift;
         if constexpr (has_residual) z += lanes.load(residual + j);
         const V dz = through<activation, A>(lanes.load(grad + j), z);
-        lanes.write(past_cache, out + j, dz * at.scale + (only(d, live) * at.slope + at.offset));
+        lanes.write(past_cache, out + j, dz * at.scale + (only(d, live) * slope + offset));
       });
     });
   }
