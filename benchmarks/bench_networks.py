@@ -3,19 +3,18 @@
 The networks differ in their batch-norm places only. Steps run in turn in one process; the median of the
 pairs' ratios counts.
 
-    THP_MEM_ALLOC_ENABLE=1 python benchmarks/bench_networks.py [--model lenet] [--batch-size 256] [--pairs 9]
+    THP_MEM_ALLOC_ENABLE=1 python benchmarks/bench_networks.py [--model lenet] [--batch-size 256] [--pairs 41]
 """
 
 import argparse
 import os
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 
 import batchnorm as bn
+from batchnorm.bench.measure import measure_pair, quantiles
 from batchnorm.models import MODELS, build
 
 
@@ -30,26 +29,14 @@ def stepper(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) 
     return step
 
 
-def seconds(step: Callable[[], None], steps: int) -> float:
-    start = time.perf_counter()
-    for _ in range(steps):
-        step()
-    return (time.perf_counter() - start) / steps
-
-
 def compare(name: str, base: Callable[[], None], other: Callable[[], None], pairs: int, images: int) -> None:
-    """Print the ratio of their times, pair by pair in alternating order."""
-    steps = max(1, int(0.3 / min(seconds(base, 2), seconds(other, 2))))
-    times = []
-    for number in range(pairs):
-        first, second = (base, other) if number % 2 == 0 else (other, base)
-        pair = seconds(first, steps), seconds(second, steps)
-        times.append(pair if number % 2 == 0 else pair[::-1])
-    ratios = [before / after for before, after in times]
-    rates = [images / statistics.median(column) for column in zip(*times, strict=True)]
-    low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
+    """Print both rates and the quantiles of the pairs' ratios."""
+    timings = measure_pair(other, base, pairs)
+    base_rate, other_rate = (images / quantiles(times)[1] for times in (timings.peer, timings.ours))
+    low, middle, high = quantiles(timings.ratios)
     print(
-        f"{name}: {rates[0]:,.0f} and {rates[1]:,.0f} images/s, ratio {middle:.3f} ({low:.3f} to {high:.3f})"
+        f"{name}: {base_rate:,.0f} and {other_rate:,.0f} images/s, "
+        f"ratio {middle:.3f} (p20 {low:.3f}, p80 {high:.3f})"
     )
 
 
@@ -57,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=MODELS, default="lenet")
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--pairs", type=int, default=41)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--channels-last", action="store_true")
     arguments = parser.parse_args()

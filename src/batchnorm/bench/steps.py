@@ -3,11 +3,11 @@
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import batchnorm.nn as ours
 from batchnorm.bench.cases import Problem
+from batchnorm.models import NormAct
 
 __all__ = ["PEERS", "Step", "make_peer", "make_step", "our_layer"]
 
@@ -18,25 +18,17 @@ Step = Callable[[], tuple[Tensor, ...]]
 _NAMES = {2: "BatchNorm1d", 3: "BatchNorm1d", 4: "BatchNorm2d", 5: "BatchNorm3d"}  # by rank
 
 
-class TorchLayers(nn.Module):
-    """What people write around `torch.nn`'s layer, or the same with all that can be in place in place."""
+_IN_PLACE = {"relu": torch.relu_, "sigmoid": torch.sigmoid_}
 
-    def __init__(self, norm: nn.Module, activation: str | None, in_place: bool) -> None:
-        super().__init__()
-        self.norm = norm
-        self.activation = activation
-        self.in_place = in_place
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Return act(bn(x) + residual)."""
-        y: Tensor = self.norm(x)
-        if residual is not None:
-            y = y.add_(residual) if self.in_place else y + residual
-        if self.activation == "relu":
-            return F.relu(y, inplace=self.in_place)
-        if self.activation == "sigmoid":
-            return y.sigmoid_() if self.in_place else y.sigmoid()
-        return y
+class InPlace(NormAct):
+    """The same as `NormAct`, with addition and activation in place."""
+
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Return act(norm(input) + residual)."""
+        output: Tensor = self.norm(input)
+        output = output if residual is None else output.add_(residual)
+        return output if self.activation is None else _IN_PLACE[self.activation](output)
 
 
 def our_layer(problem: Problem, backend: str) -> nn.Module:
@@ -89,7 +81,7 @@ def make_peer(peer: str, problem: Problem) -> Step:
         return _copy(problem.bytes_moved)
     norm = getattr(nn, _NAMES[problem.x.dim()])
     norm = _prepare(norm(len(problem.weight), dtype=problem.weight.dtype), problem)
-    layers = TorchLayers(norm, problem.case.activation, in_place=peer == "inplace")
+    layers = (InPlace if peer == "inplace" else NormAct)(norm, problem.case.activation)
     if peer == "compile":
         # Without a reset dynamo counts every layer as a recompilation of the one before, and gives
         # up after a few without a word.
