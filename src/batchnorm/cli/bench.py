@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from batchnorm.cli.progress import make_console
+from batchnorm.cli.words import words
 from batchnorm.records import BenchRecord, BenchSummary, summarize, write_atomic
 
 __all__ = ["HELP", "command"]
@@ -79,7 +80,8 @@ def command(
 
 
 def _words(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    # what is named twice is measured once
+    return tuple(dict.fromkeys(words(text)))
 
 
 def _shape(word: str) -> tuple[int, ...]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from batchnorm.cli.words import words
+
 if TYPE_CHECKING:  # torch takes a second; --help shall not wait for it
     from batchnorm.train import TrainConfig
 
@@ -65,7 +67,7 @@ def command(
     from batchnorm.data import load_fashion_mnist
     from batchnorm.train import TrainConfig, train
 
-    given |= {"arms": _words(arms), "seeds": _numbers(seeds)}
+    given |= {"arms": words(arms), "seeds": _numbers(seeds)}
     config = TrainConfig(**{field.name: given[field.name] for field in dataclasses.fields(TrainConfig)})
     directory = _directory(out, config, resume)
     console = progress.make_console(as_json)
@@ -87,13 +89,9 @@ def command(
         table.show(console, run, directory, page)
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
 def _numbers(text: str) -> tuple[int, ...]:
     numbers: list[int] = []
-    for word in _words(text):
+    for word in words(text):
         first, dash, last = word.partition("-")
         try:
             numbers += range(int(first), int(last if dash else first) + 1)
