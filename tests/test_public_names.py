@@ -9,7 +9,21 @@ import pytest
 NAMES = {
     "batchnorm": ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "lean", "nn", "ops", "recalibrate", "stats"],
     "batchnorm.nn": ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "lean", "statistics"],
-    "batchnorm.nn.statistics": ["Batch", "Statistics"],
+    "batchnorm.nn.statistics": [
+        "Accumulated",
+        "Batch",
+        "Cumulative",
+        "Domains",
+        "Frozen",
+        "Ghost",
+        "PerStep",
+        "Renorm",
+        "Rows",
+        "Scheduled",
+        "Statistics",
+        "Sum",
+        "Synced",
+    ],
     "batchnorm.ops": [
         "ACTIVATIONS",
         "BACKENDS",
