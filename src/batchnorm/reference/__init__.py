@@ -10,10 +10,12 @@ from batchnorm.reference.batch_norm import (
     batch_stats,
     update_running_stats,
 )
+from batchnorm.reference.moments import Moments, merge_moments, normalizing_stats, part_moments
 
 __all__ = [
     "ACTIVATIONS",
     "Gradients",
+    "Moments",
     "activate",
     "activation_derivative",
     "batch_norm_backward",
@@ -21,5 +23,8 @@ __all__ = [
     "batch_norm_predict",
     "batch_norm_predict_backward",
     "batch_stats",
+    "merge_moments",
+    "normalizing_stats",
+    "part_moments",
     "update_running_stats",
 ]
