@@ -33,6 +33,8 @@ NAMES = {
         "Moments",
         "normalizing_stats",
         "part_moments",
+        "update_running_ghost",
+        "update_running_rows",
         "update_running_stats",
     ],
     "batchnorm.models": [

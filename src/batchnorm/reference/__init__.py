@@ -11,6 +11,7 @@ from batchnorm.reference.batch_norm import (
     update_running_stats,
 )
 from batchnorm.reference.moments import Moments, merge_moments, normalizing_stats, part_moments
+from batchnorm.reference.running import update_running_ghost, update_running_rows
 
 __all__ = [
     "ACTIVATIONS",
@@ -26,5 +27,7 @@ __all__ = [
     "merge_moments",
     "normalizing_stats",
     "part_moments",
+    "update_running_ghost",
+    "update_running_rows",
     "update_running_stats",
 ]
