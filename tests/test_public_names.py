@@ -28,6 +28,7 @@ NAMES = {
         "batch_norm_predict",
         "batch_norm_predict_backward",
         "batch_stats",
+        "EXCLUDED",
         "Gradients",
         "merge_moments",
         "Moments",
@@ -36,6 +37,8 @@ NAMES = {
         "update_running_ghost",
         "update_running_rows",
         "update_running_stats",
+        "weighted_backward",
+        "weighted_forward",
     ],
     "batchnorm.models": [
         "build",

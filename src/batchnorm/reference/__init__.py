@@ -12,9 +12,11 @@ from batchnorm.reference.batch_norm import (
 )
 from batchnorm.reference.moments import Moments, merge_moments, normalizing_stats, part_moments
 from batchnorm.reference.running import update_running_ghost, update_running_rows
+from batchnorm.reference.weighted import EXCLUDED, weighted_backward, weighted_forward
 
 __all__ = [
     "ACTIVATIONS",
+    "EXCLUDED",
     "Gradients",
     "Moments",
     "activate",
@@ -30,4 +32,6 @@ __all__ = [
     "update_running_ghost",
     "update_running_rows",
     "update_running_stats",
+    "weighted_backward",
+    "weighted_forward",
 ]
