@@ -34,6 +34,8 @@ NAMES = {
         "Moments",
         "normalizing_stats",
         "part_moments",
+        "renorm_correction",
+        "renorm_limits",
         "update_running_ghost",
         "update_running_rows",
         "update_running_stats",

@@ -11,6 +11,7 @@ from batchnorm.reference.batch_norm import (
     update_running_stats,
 )
 from batchnorm.reference.moments import Moments, merge_moments, normalizing_stats, part_moments
+from batchnorm.reference.renorm import renorm_correction, renorm_limits
 from batchnorm.reference.running import update_running_ghost, update_running_rows
 from batchnorm.reference.weighted import EXCLUDED, weighted_backward, weighted_forward
 
@@ -29,6 +30,8 @@ __all__ = [
     "merge_moments",
     "normalizing_stats",
     "part_moments",
+    "renorm_correction",
+    "renorm_limits",
     "update_running_ghost",
     "update_running_rows",
     "update_running_stats",
