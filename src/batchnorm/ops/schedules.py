@@ -20,7 +20,7 @@ def linear(first: float, last: float, start: int, end: int, step: Tensor) -> Ten
     """
     if math.isinf(last) or end == start:
         return torch.where(step < start, step.new_full((), first, dtype=torch.float64), last)
-    return first + (last - first) * ((step - start) / (end - start)).clamp(0, 1).double()
+    return first + (last - first) * ((step.double() - start) / (end - start)).clamp(0, 1)
 
 
 def geometric(first: float, last: float, end: int, step: Tensor) -> Tensor:
