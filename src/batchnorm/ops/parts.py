@@ -34,7 +34,7 @@ def _part_of_sample(sizes: Sequence[int], input: Tensor) -> Tensor:
 
 def _spread(rows: Tensor, part: Tensor, input: Tensor) -> Tensor:
     """A row of (P, C) for each sample, shaped to broadcast against ``input``, in its accumulation dtype."""
-    return rows.to(accumulation_dtype(input))[part].view(*part.shape, -1, *[1] * (input.dim() - 2))
+    return rows.to(accumulation_dtype(input))[part].view(*part.shape, rows.shape[1], *[1] * (input.dim() - 2))
 
 
 def _part_sums(values: Tensor, part: Tensor, parts: int) -> Tensor:
