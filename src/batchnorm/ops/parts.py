@@ -29,7 +29,8 @@ def _part_of_sample(sizes: Sequence[int], input: Tensor) -> Tensor:
     if sum(sizes) != len(input):
         raise RuntimeError(f"parts: sizes expected {len(input)} samples, got {sum(sizes)}")
     sizes_ = torch.tensor(sizes, device=input.device)
-    return torch.repeat_interleave(torch.arange(len(sizes), device=input.device), sizes_)
+    numbers = torch.arange(len(sizes), device=input.device)
+    return torch.repeat_interleave(numbers, sizes_, output_size=len(input))
 
 
 def _spread(rows: Tensor, part: Tensor, input: Tensor) -> Tensor:
