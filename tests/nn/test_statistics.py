@@ -329,3 +329,20 @@ def test_skipped_batches_leave_no_trace_in_any_part():
     with pytest.raises(FloatingPointError, match="got NaN or infinity in 1 of 6"):
         refusing(x)
     assert refusing.num_batches_tracked == 0
+
+
+def test_a_last_virtual_batch_of_one_value_is_merged_wherever_the_channels_are():
+    x = torch.randn(5, 3, dtype=torch.float64)
+    rows, sequences = (
+        bn.BatchNorm1d(3, stats=S.Ghost(2, "keep"), dtype=torch.float64, channel_dim=dim) for dim in (1, -1)
+    )
+    torch.testing.assert_close(sequences(x[:, None]).squeeze(1), rows(x))
+    assert sequences.num_batches_tracked == rows.num_batches_tracked == 2
+
+
+def test_one_mask_for_all_samples_goes_with_a_domain_for_each():
+    layer, twin = (bn.BatchNorm1d(3, stats=S.Domains(2), dtype=torch.float64) for _ in range(2))
+    x, mask = torch.randn(6, 3, 4, dtype=torch.float64), torch.tensor([[True, True, False, True]])
+    domain = torch.tensor([1, 0, 1, 1, 0, 0])
+    y = layer(x, mask=mask, domain=domain)
+    torch.testing.assert_close(y, twin(x, mask=mask.expand(6, 4), domain=domain))

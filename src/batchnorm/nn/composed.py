@@ -36,21 +36,23 @@ def composed_forward(
     """`BatchNorm2d.forward` for every kind of statistics, mask and place of the channels."""
     if layer.backend == "torch":
         raise ValueError("batch_norm: backend expected another with a mask, step or domain, got 'torch'")
+    if layer.channel_dim == -1:
+        input, residual = input.movedim(-1, 1), None if residual is None else residual.movedim(-1, 1)
+        mask = mask.movedim(-1, 1) if mask is not None and mask.dim() == input.dim() else mask
+    weights = None if mask is None else masks.as_weights(mask, input)
     cut = cut_batch(layer.stats, input, layer.learns(), domain, step)
-    arranged, added, counts = (cut.arranged(values) for values in (input, residual, mask))
-    assert arranged is not None
+    x, added, weights = (cut.arranged(values) for values in (input, residual, weights))
+    assert x is not None
     if layer.channel_dim == 1:
-        weights = None if counts is None else masks.as_weights(counts, arranged)
-        return cut.restored(_masked(layer, arranged, added, weights, cut))
+        return cut.restored(_masked(layer, x, added, weights, cut))
     # (N, *spatial, C) is (N · positions, C): every position is a sample of its own
-    shape, positions = arranged.shape, arranged[:1, ..., 0].numel()
-    if counts is not None:
-        counts = counts.movedim(-1, 1) if counts.dim() == input.dim() else counts
-        counts = masks.as_weights(counts, arranged.movedim(-1, 1)).movedim(1, -1).flatten(0, -2)
-    flat, added = (None if v is None else v.reshape(-1, shape[-1]) for v in (arranged, added))
-    assert flat is not None
+    shape, positions = x.movedim(1, -1).shape, x[:1, :1].numel()
     cut_rows = dataclasses.replace(cut, sizes=tuple(size * positions for size in cut.sizes))
-    return cut.restored(_masked(layer, flat, added, counts, cut_rows).view(shape))
+    flat, added, weights = (
+        None if v is None else v.movedim(1, -1).flatten(0, -2) for v in (x, added, weights)
+    )
+    assert flat is not None
+    return cut.restored(_masked(layer, flat, added, weights, cut_rows).view(shape))
 
 
 def _masked(layer: Any, input: Tensor, residual: Tensor | None, weights: Tensor | None, cut: Cut) -> Tensor:
