@@ -9,7 +9,7 @@ from torch import Tensor
 from batchnorm.nn.statistics import Accumulated, Cumulative, Scheduled
 from batchnorm.ops import schedules
 from batchnorm.ops.moments import Moments
-from batchnorm.ops.running import move_rows, outside_transforms
+from batchnorm.ops.running import batches_before, move_rows, outside_transforms
 
 __all__ = ["Pending", "follow", "is_repetition"]
 
@@ -69,14 +69,14 @@ def _joined(pending: Pending | None, moments: Moments) -> Pending:
 
 
 def _momentum(layer: Any, rows: Sequence[int] | None) -> Tensor | float | None:
-    """Weight of a new batch: a number, (P, 1), or None for the mean over all batches."""
+    """Weight of a new batch: a number, (P, 1) or (1, 1), or None for the mean over all batches."""
     if layer.stats.find(Cumulative) is not None:
         return None
     scheduled = layer.stats.find(Scheduled)
     if scheduled is None:
         momentum: float | None = layer.momentum
         return momentum
-    step = layer.num_batches_tracked if rows is None else layer.num_batches_tracked[list(rows)][:, None]
+    step = batches_before(layer.num_batches_tracked, rows)
     if scheduled.shape == "linear":
         return schedules.linear(scheduled.start, scheduled.end, 0, scheduled.steps, step)
     return schedules.geometric(scheduled.start, scheduled.end, scheduled.steps, step)

@@ -9,6 +9,7 @@ from torch import Tensor
 from batchnorm.nn.averages import is_repetition
 from batchnorm.nn.statistics import Renorm
 from batchnorm.ops import renorm, schedules
+from batchnorm.ops.running import batches_before
 
 __all__ = ["corrected", "correction_memory"]
 
@@ -37,7 +38,7 @@ def corrected(
     Raises:
         RuntimeError: If a repeated forward pass is not one of those remembered.
     """
-    stats, tracked = layer.stats.find(Renorm), layer.num_batches_tracked
+    stats = layer.stats.find(Renorm)
     if is_repetition():
         for known, r, d in layer.corrections:
             if torch.equal(known, mean):
@@ -46,7 +47,7 @@ def corrected(
             f"batch_norm: {layer.title()} expected a forward pass repeated in a backward pass to have the "
             f"statistics of one of the last {len(layer.corrections)}, got others"
         )
-    step = tracked if rows is None else tracked[list(rows)][:, None]
+    step = batches_before(layer.num_batches_tracked, rows)
     start, r_end, d_end = stats.moments
     r_max = schedules.linear(1.0, stats.r_max, start, r_end, step)
     d_max = schedules.linear(0.0, stats.d_max, start, d_end, step)

@@ -74,9 +74,10 @@ class Scaling(NamedTuple):
 
     def moved_to(self, total: Moments) -> "Scaling":
         """The same with the part's own statistics taken from ``total``, which autograd follows."""
-        held = torch.zeros_like(total.total, dtype=torch.bool) if self.held is None else self.held
-        mean = torch.where(held, self.mean, total.mean)
-        return self._replace(mean=mean, var=torch.where(held, self.var, total.var))
+        if self.held is None:
+            return self._replace(mean=total.mean, var=total.var)
+        mean = torch.where(self.held, self.mean, total.mean)
+        return self._replace(mean=mean, var=torch.where(self.held, self.var, total.var))
 
     def coefficients(
         self, weight: Tensor | None, bias: Tensor | None, eps: float

@@ -13,7 +13,7 @@ from torch import Tensor
 from batchnorm.ops.backend import is_transformed
 from batchnorm.ops.moments import Moments
 
-__all__ = ["move_rows", "outside_transforms", "rows_of"]
+__all__ = ["batches_before", "move_rows", "outside_transforms", "rows_of"]
 
 
 def rows_of(running: Tensor, rows: Sequence[int] | None) -> Tensor:
@@ -21,6 +21,12 @@ def rows_of(running: Tensor, rows: Sequence[int] | None) -> Tensor:
     whole = running.view(-1, running.shape[-1])
     taken = whole if rows is None else whole[list(rows)]
     return taken.to(torch.float64, copy=True)
+
+
+def batches_before(num_batches_tracked: Tensor, rows: Sequence[int] | None) -> Tensor:
+    """Batches that the row of each part has seen, (P, 1), or the one row there is, (1, 1)."""
+    seen = num_batches_tracked.view(-1, 1)
+    return seen if rows is None else seen[list(rows)]
 
 
 def move_rows(
@@ -47,17 +53,16 @@ def move_rows(
     """
     mean, var = moments.mean, moments.unbiased_var
     usable = (moments.freedom > 0).expand(mean.shape)  # (P, C)
-    counted = usable.any(1).long()  # (P,)
+    counted = usable.any(1, keepdim=True).long()  # (P, 1)
     if num_batches_tracked is not None:
-        tracked = num_batches_tracked.view(-1)
-        before = tracked if rows is None else tracked[list(rows)]
-        number = before + (counted.cumsum(0) if rows is None else counted)  # of each part among all batches
+        # of each part among all batches of its row, (P, 1)
+        number = batches_before(num_batches_tracked, rows) + (counted.cumsum(0) if rows is None else counted)
         if rows is None:
             num_batches_tracked.add_(counted.sum())
         else:
-            tracked.index_add_(0, torch.tensor(rows, device=tracked.device), counted)
+            num_batches_tracked[list(rows)] = number[:, 0]
     if momentum is None:
-        momentum = 0.0 if num_batches_tracked is None else 1 / number.clamp_min(1).double()[:, None]
+        momentum = 0.0 if num_batches_tracked is None else 1 / number.clamp_min(1).double()
     new = torch.where(usable, torch.as_tensor(momentum, dtype=mean.dtype, device=mean.device), 0)  # (P, C)
     for running, values in ((running_mean, mean), (running_var, var)):
         values = torch.where(usable, values, 0)  # what counts 0 may be NaN
