@@ -63,15 +63,22 @@ def test_links_to_files_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
-def book_table():
-    spec = importlib.util.spec_from_file_location("book_table", ROOT / "tools" / "book_table.py")
+def table_of(script, function, record):
+    """The Markdown table that a script makes of a record."""
+    spec = importlib.util.spec_from_file_location(Path(script).stem, ROOT / script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.book_table(json.loads((ROOT / "docs" / "results" / "book.json").read_text()))
+    return getattr(module, function)(json.loads((ROOT / "docs" / "results" / record).read_text()))
+
+
+def test_the_table_of_what_synchronizing_costs_is_that_of_the_record():
+    page = (ROOT / "docs" / "statistics.md").read_text()
+    assert table_of("benchmarks/bench_synced.py", "table", "synced.json") in page
 
 
 @pytest.mark.parametrize("page", READMES, ids=lambda page: page.name)
 def test_the_readmes_table_is_that_of_the_record(page):
-    numbers = [row.split("|", 2)[2] for row in book_table().splitlines()[2:]]
+    table = table_of("tools/book_table.py", "book_table", "book.json")
+    numbers = [row.split("|", 2)[2] for row in table.splitlines()[2:]]
     for row in numbers:
         assert row in page.read_text()
