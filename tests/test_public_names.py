@@ -7,8 +7,18 @@ import sys
 import pytest
 
 NAMES = {
-    "batchnorm": ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "lean", "nn", "ops", "recalibrate", "stats"],
-    "batchnorm.nn": ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "lean", "statistics"],
+    "batchnorm": [
+        "BatchNorm1d",
+        "BatchNorm2d",
+        "BatchNorm3d",
+        "BatchNormLSTM",
+        "lean",
+        "nn",
+        "ops",
+        "recalibrate",
+        "stats",
+    ],
+    "batchnorm.nn": ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "BatchNormLSTM", "lean", "statistics"],
     "batchnorm.nn.statistics": [
         "Accumulated",
         "Batch",

@@ -122,19 +122,27 @@ class _Layer(nn.modules.batchnorm._BatchNorm):
         plain = self._plain or self.stats.is_idle(learns)
         if not plain or mask is not None or domain is not None or step is not None or self.channel_dim != 1:
             return composed_forward(self, input, residual, mask, domain, step)
-        # a batch that activation checkpointing repeats must not move the running statistics again
-        running = not learns or (self.track_running_stats and not is_repetition())
-        running_mean = self.running_mean if running else None
+        return self.forward_on_row(input, residual)
+
+    def forward_on_row(self, input: Tensor, residual: Tensor | None, row: int | None = None) -> Tensor:
+        """The forward pass of `Batch`, with one row of the running statistics; None for the only one."""
+        learns = self.learns()
+        mean, var, tracked = self.running_mean, self.running_var, self.num_batches_tracked
+        if learns and (not self.track_running_stats or is_repetition()):
+            # a batch that activation checkpointing repeats must not move the running statistics again
+            mean = var = tracked = None
+        elif row is not None:
+            mean, var, tracked = (running[row] for running in (mean, var, tracked))  # type: ignore[index]
         return batch_norm(
             input,
-            running_mean,
-            self.running_var if running else None,
+            mean,
+            var,
             self.weight,
             self.bias,
-            learns or running_mean is None,
+            learns or mean is None,
             None if self._cumulative else self.momentum,
             self.eps,
-            num_batches_tracked=self.num_batches_tracked if running else None,
+            num_batches_tracked=tracked,
             activation=self.activation,
             residual=residual,
             nonfinite=self.nonfinite,

@@ -10,7 +10,7 @@ from torch import Tensor
 from batchnorm.nn.averages import follow, is_repetition
 from batchnorm.nn.corrections import corrected
 from batchnorm.nn.cut import Cut, cut_batch
-from batchnorm.nn.statistics import Renorm, Synced
+from batchnorm.nn.statistics import Renorm, Rows, Synced
 from batchnorm.ops import masks
 from batchnorm.ops.activations import activation_code
 from batchnorm.ops.arguments import check_arguments, check_count, refuse_nonfinite
@@ -41,6 +41,10 @@ def composed_forward(
         mask = mask.movedim(-1, 1) if mask is not None and mask.dim() == input.dim() else mask
     weights = None if mask is None else masks.as_weights(mask, input)
     cut = cut_batch(layer.stats, input, layer.learns(), domain, step)
+    row = _only_row(layer, input, cut)
+    if row is not None and mask is None:
+        output: Tensor = layer.forward_on_row(input, residual, row)
+        return output
     x, added, weights = (cut.arranged(values) for values in (input, residual, weights))
     assert x is not None
     if layer.channel_dim == 1:
@@ -53,6 +57,15 @@ def composed_forward(
     )
     assert flat is not None
     return cut.restored(_masked(layer, flat, added, weights, cut_rows).view(shape))
+
+
+def _only_row(layer: Any, input: Tensor, cut: Cut) -> int | None:
+    """The row of a batch that is all one part, and otherwise as for `Batch`; None if it is not."""
+    if cut.rows is None or len(cut.rows) != 1 or layer.channel_dim != 1 or not isinstance(layer.stats, Rows):
+        return None
+    # a row taken inside a transform of torch.func is its own, and may not move what lies outside
+    enough = input.numel() > input.shape[1] and not is_transformed()
+    return cut.rows[0] if enough or not layer.learns() else None
 
 
 def _masked(layer: Any, input: Tensor, residual: Tensor | None, weights: Tensor | None, cut: Cut) -> Tensor:
@@ -88,7 +101,7 @@ def _normalized(
     given = dataclasses.replace(given, ranks=_ranks(layer, input) if learns else None)
     total = measure_all(input, given)
     known = total.detached()
-    _check_values(input, known, given)
+    _check_values(input, known, given, rows)
     if layer.nonfinite == "raise":
         refuse_nonfinite(known.mean, known.m2)
     scaling = _scaling(layer, known, given, rows)
@@ -111,7 +124,7 @@ def _ranks(layer: Any, input: Tensor) -> Ranks | None:
     return ranks
 
 
-def _check_values(input: Tensor, known: Moments, given: Given) -> None:
+def _check_values(input: Tensor, known: Moments, given: Given, rows: tuple[int, ...] | None) -> None:
     """Refuse what no statistics can be had of; read from the device only where the shape does not tell."""
     values = input.numel() // max(input.shape[1], 1)
     if torch.compiler.is_compiling() or is_transformed() or (values > 1 and not given.masked):
@@ -119,14 +132,14 @@ def _check_values(input: Tensor, known: Moments, given: Given) -> None:
     if given.masked and not known.total.any():
         where = "in this process" if given.ranks is None else "in any process of the group"
         raise ValueError(f"batch_norm: mask expected a true value, got none {where}")
-    if len(given.sizes) == 1 and known.total.shape[1] == 1:
+    if rows is None and len(given.sizes) == 1 and known.total.shape[1] == 1:
         alone = bool((known.total > 0) & (known.freedom == 0))
         check_count(1 if alone else 2, tuple(input.shape))
 
 
 def _scaling(layer: Any, known: Moments, given: Given, rows: tuple[int, ...] | None) -> Scaling:
     scaling = Scaling(known.mean, known.var, total=known.total)
-    lonely = given.weights is not None or len(given.sizes) > 1
+    lonely = given.weights is not None or rows is not None or len(given.sizes) > 1
     renorm = layer.stats.find(Renorm)
     if not lonely and renorm is None:
         return scaling

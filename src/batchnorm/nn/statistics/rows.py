@@ -10,7 +10,11 @@ __all__ = ["Domains", "PerStep", "Rows"]
 
 @dataclasses.dataclass(frozen=True)
 class Rows(Statistics):
-    """Running statistics of shape ``(number, C)`` and a counter ``(number,)``."""
+    """Running statistics of shape ``(number, C)`` and a counter ``(number,)``.
+
+    In training, samples of one row that are a single value per channel have no statistics of their own:
+    they are normalized with the running ones of the row, which do not move.
+    """
 
     choice: ClassVar[str] = "rows"
 
@@ -28,7 +32,7 @@ class Rows(Statistics):
 class Domains(Rows):
     """Statistics of their own for each domain: ``layer(x, domain=2)``, or a domain for each sample.
 
-    A domain with a single value per channel in a mixed batch is normalized with its running statistics.
+    A single value per channel is normalized with the running statistics of its domain.
 
     Args:
         n: Number of domains, at least 1.
@@ -52,6 +56,8 @@ class Domains(Rows):
 @dataclasses.dataclass(frozen=True)
 class PerStep(Rows):
     """Statistics of their own for each time step: ``layer(x, step=t)``.
+
+    A single value per channel is normalized with the running statistics of its step.
 
     Args:
         max_steps: Time steps, at least 1.
