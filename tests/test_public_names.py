@@ -7,7 +7,17 @@ import sys
 import pytest
 
 NAMES = {
-    "batchnorm": ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "lean", "nn", "ops", "recalibrate", "stats"],
+    "batchnorm": [
+        "BatchNorm1d",
+        "BatchNorm2d",
+        "BatchNorm3d",
+        "lean",
+        "nn",
+        "ops",
+        "recalibrate",
+        "reduce_running_stats",
+        "stats",
+    ],
     "batchnorm.nn": ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "lean", "statistics"],
     "batchnorm.nn.statistics": [
         "Accumulated",
@@ -91,6 +101,7 @@ NAMES = {
         "population_statistics",
         "recalibrate",
         "RecalibrationReport",
+        "reduce_running_stats",
         "swapped_statistics",
     ],
     "batchnorm.train": ["ARMS", "MODELS", "Observer", "TrainConfig", "train"],

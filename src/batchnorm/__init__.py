@@ -10,9 +10,19 @@ if TYPE_CHECKING:
     from batchnorm import nn, ops
     from batchnorm.nn import BatchNorm1d, BatchNorm2d, BatchNorm3d, lean
     from batchnorm.nn import statistics as stats
-    from batchnorm.surgery import recalibrate
+    from batchnorm.surgery import recalibrate, reduce_running_stats
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "lean", "nn", "ops", "recalibrate", "stats"]
+__all__ = [
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "lean",
+    "nn",
+    "ops",
+    "recalibrate",
+    "reduce_running_stats",
+    "stats",
+]
 
 _HOMES = {
     "BatchNorm1d": "batchnorm.nn",
@@ -20,6 +30,7 @@ _HOMES = {
     "BatchNorm3d": "batchnorm.nn",
     "lean": "batchnorm.nn",
     "recalibrate": "batchnorm.surgery",
+    "reduce_running_stats": "batchnorm.surgery",
 }
 _MODULES = {"nn": "batchnorm.nn", "ops": "batchnorm.ops", "stats": "batchnorm.nn.statistics"}
 
