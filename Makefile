@@ -8,7 +8,7 @@ APT := $(shell test "$$(id -u)" = 0 && command -v apt-get)
 DATA := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 CHROMIUM := /usr/bin/chromium
 
-.PHONY: run test check fix sanitize bench clean
+.PHONY: run test zoo check fix sanitize bench clean
 
 run: .venv/kernels.stamp $(if $(APT),$(DATA))
 	$(BIN)/batchnorm train
@@ -16,6 +16,10 @@ run: .venv/kernels.stamp $(if $(APT),$(DATA))
 # A process a core, each with one thread; the examples of one page build on each other, so files stay whole.
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
+
+# Other people's networks are converted, fused and reverted.
+zoo: .venv/zoo.stamp .venv/kernels.stamp
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m zoo tests/zoo
 
 check: .venv/dev.stamp .venv/kernels.stamp $(if $(APT),$(DATA) $(CHROMIUM))
 	$(BIN)/ruff check
@@ -55,6 +59,11 @@ clean:
 
 .venv/dev.stamp: .venv/run.stamp
 	$(BIN)/pip install --quiet --constraint constraints.txt --group dev
+	@touch $@
+
+.venv/zoo.stamp: .venv/dev.stamp
+	$(BIN)/pip install --quiet --constraint constraints.txt --group zoo
+	$(BIN)/pip install --quiet --no-deps pytorchcv==0.0.67
 	@touch $@
 
 # The kernels are optional: what cannot be compiled is said in one line, and all else works.

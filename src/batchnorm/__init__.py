@@ -10,17 +10,20 @@ if TYPE_CHECKING:
     from batchnorm import nn, ops
     from batchnorm.nn import BatchNorm1d, BatchNorm2d, BatchNorm3d, BatchNormLSTM, lean
     from batchnorm.nn import statistics as stats
-    from batchnorm.surgery import recalibrate
+    from batchnorm.surgery import convert, recalibrate, reduce_running_stats, revert
 
 __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
     "BatchNormLSTM",
+    "convert",
     "lean",
     "nn",
     "ops",
     "recalibrate",
+    "reduce_running_stats",
+    "revert",
     "stats",
 ]
 
@@ -29,8 +32,11 @@ _HOMES = {
     "BatchNorm2d": "batchnorm.nn",
     "BatchNorm3d": "batchnorm.nn",
     "BatchNormLSTM": "batchnorm.nn",
+    "convert": "batchnorm.surgery",
     "lean": "batchnorm.nn",
     "recalibrate": "batchnorm.surgery",
+    "reduce_running_stats": "batchnorm.surgery",
+    "revert": "batchnorm.surgery",
 }
 _MODULES = {"nn": "batchnorm.nn", "ops": "batchnorm.ops", "stats": "batchnorm.nn.statistics"}
 

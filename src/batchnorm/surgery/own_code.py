@@ -1,0 +1,110 @@
+"""What a module's own ``forward`` does, seen as a graph in which every module that it calls is one node."""
+
+import contextlib
+import dataclasses
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from batchnorm.surgery.graph_functions import in_one_dtype, in_place
+from batchnorm.surgery.snapshot import Snapshot
+
+__all__ = ["OwnCode", "own_code"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OwnCode:
+    """One module's own code.
+
+    Attributes:
+        graph: Of its ``forward``; the same in both modes.
+        plain: Whether all of it runs in the surrounding modes of autograd and autocast, tried with each on
+            and off. A graph does not show the contexts and decorators that change them.
+    """
+
+    graph: fx.Graph
+    plain: bool
+
+
+class _Proxy(fx.Proxy):
+    """Notes ``+=`` as what it is; fx itself takes it for ``+``, and would not see that a tensor changes."""
+
+
+def _noted(name: str) -> Callable[[fx.Proxy, object], fx.Proxy]:
+    return lambda self, other: self.tracer.create_proxy("call_function", in_place, (name, self, other), {})
+
+
+for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor"):
+    setattr(_Proxy, f"__{_name}__", _noted(_name))
+
+
+class _Tracer(fx.Tracer):
+    """Looks into no module but the root."""
+
+    def __init__(self) -> None:
+        super().__init__(autowrap_functions=(in_one_dtype,))
+        self.modes = {_modes()}
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return True
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        self.modes.add(_modes())
+        return super().create_node(*args, **kwargs)
+
+
+def _modes() -> tuple[object, ...]:
+    autocast = [
+        (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) for device in ("cpu", "cuda")
+    ]
+    return (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), *autocast)
+
+
+def own_code(module: nn.Module) -> OwnCode | str:
+    """Trace a module's ``forward``; why it cannot be known, if it cannot.
+
+    It cannot where control flow depends on data or arguments, where the code depends on the mode, or where
+    it changes attributes of the module. The module is as before.
+
+    Args:
+        module: Any.
+    """
+    name = type(module).__name__
+    if "forward" in vars(module):
+        return f"{name} has a forward of its own"
+    before, contents, mode = Snapshot([module]), _contents(module), module.training
+    codes = []
+    try:
+        for training in (False, True):
+            module.training = training
+            with warnings.catch_warnings(), contextlib.ExitStack() as modes:
+                warnings.simplefilter("ignore")
+                modes.enter_context(torch.set_grad_enabled(training))
+                for device in ("cpu", "cuda"):
+                    modes.enter_context(torch.autocast(device, enabled=training))
+                tracer = _Tracer()
+                graph = tracer.trace(module)
+            module.training = mode
+            if _contents(module) != contents:
+                return f"{name} changes its attributes when it runs"
+            codes.append(OwnCode(graph, len(tracer.modes) == 1))
+    except Exception as error:  # whatever foreign code raises when it is given no tensors
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return f"{name} cannot be traced: {reason}"
+    finally:
+        before.restore()
+    predict, train = codes
+    if str(predict.graph) != str(train.graph):
+        return f"{name} runs other code in training"
+    return train
+
+
+def _contents(module: nn.Module) -> dict[str, int]:
+    held = (vars(module), module._parameters, module._buffers, module._modules)
+    return {f"{place}.{key}": id(value) for place, values in enumerate(held) for key, value in values.items()}
