@@ -484,3 +484,8 @@ def test_what_is_no_module_and_no_statistics_is_refused():
         bn.revert(3)
     with pytest.raises(ValueError, match=r"convert: stats expected a kind of batchnorm\.stats, got 'batch'"):
         bn.convert(nn.BatchNorm1d(2), "batch")
+
+
+def test_errors_of_a_converted_layer_name_its_place_in_the_model():
+    model, _ = bn.convert(nn.Sequential(nn.Sequential(nn.BatchNorm1d(3), nn.ReLU())), fuse=True)
+    assert model[0][0].title() == "layer 0.0 (num_features 3)"

@@ -97,6 +97,10 @@ def convert(
             fused, unfused = _fuse_layers(model, converted, example)
             left = {name: reason for name, reason in left.items() if name not in fused}
             left |= {name: f"not fused: {reason}" for name, reason in unfused.items()}
+        for name in converted:
+            layer = model.get_submodule(name)
+            assert is_ours(layer)
+            layer.label = name  # errors name it
     except BaseException:
         before.restore()
         raise
