@@ -98,9 +98,9 @@ def convert(
             left = {name: reason for name, reason in left.items() if name not in fused}
             left |= {name: f"not fused: {reason}" for name, reason in unfused.items()}
         for name in converted:
-            layer = model.get_submodule(name)
-            assert is_ours(layer)
-            layer.label = name  # errors name it
+            ours = model.get_submodule(name)
+            assert is_ours(ours)
+            ours.label = name  # errors name it
     except BaseException:
         before.restore()
         raise
