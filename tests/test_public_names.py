@@ -94,6 +94,22 @@ NAMES = {
     ],
     "batchnorm.train": ["ARMS", "MODELS", "Observer", "TrainConfig", "train"],
     "batchnorm.bench": ["BenchPlan", "run_bench"],
+    "batchnorm.study": [
+        "all_studies",
+        "choose_studies",
+        "Condition",
+        "estimated_seconds",
+        "EXECUTORS",
+        "measured_speed",
+        "Plan",
+        "prepare",
+        "Reading",
+        "run_studies",
+        "Study",
+        "StudyObserver",
+        "Trial",
+        "Work",
+    ],
     "batchnorm.cli": ["main"],
 }
 
