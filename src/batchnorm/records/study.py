@@ -59,7 +59,7 @@ class EffectRecord(Record):
         mean: Of the values; geometric for a ratio; for ``exact`` the value nearest to the bound.
         low: Lower end of the 95 % interval.
         high: Upper end.
-        met: Whether the whole interval lies on the stated side; None if there were no values.
+        met: Whether the whole interval lies on the stated side; None if there were too few values to tell.
     """
 
     name: str

@@ -3,7 +3,8 @@
 A claim is cut into conditions. A condition is met if the whole 95 % interval of its effect lies on the
 stated side of its bound: Student's t over seeds, of paired differences or of the logarithms of paired
 ratios; where there is no chance, every value. All conditions met: *holds*. None: *does not hold here*.
-Some: *holds in part*. A condition without a single value is unmet; if no condition has one: *not measured*.
+Some: *holds in part*. A condition with fewer than two seeds (or, where there is
+no chance, without a value) is unmet; if all are like that: *not measured*.
 """
 
 import dataclasses
@@ -76,7 +77,9 @@ def measure_effect(condition: Condition, values: Sequence[float]) -> EffectRecor
         mean, low, high = map(_exponential, mean_interval([math.log(value) for value in values]))
     else:
         mean, low, high = mean_interval(values)
-    met = low > condition.bound if condition.side == "above" else high < condition.bound
+    met: bool | None = low > condition.bound if condition.side == "above" else high < condition.bound
+    if len(values) < 2 and not exact:
+        met = None
     return EffectRecord(**fields, method=method, values=values, mean=mean, low=low, high=high, met=met)
 
 
