@@ -1,6 +1,7 @@
 """C8: the noise of batch statistics regularizes."""
 
 import operator
+from typing import Any
 
 from batchnorm.records import Figure
 from batchnorm.study.results import PerSeed, Results, compare
@@ -10,7 +11,7 @@ from batchnorm.study.trial import Trial
 
 __all__ = ["STUDY"]
 
-ARMS = {
+ARMS: dict[str, dict[str, Any]] = {
     "batch": {"norm": "batch", "dropout": 0.0},
     "ghost of 50": {"norm": "ghost:50", "dropout": 0.0},
     "ghost of 10": {"norm": "ghost:10", "dropout": 0.0},

@@ -31,7 +31,7 @@ def bias_gradient(*, seed: int) -> dict[str, Any]:
     labels = torch.randint(10, (32,), generator=generator)
     output = model(images)
     F.cross_entropy(output, labels).backward()  # type: ignore[no-untyped-call]
-    layers = [model.get_submodule(name) for name in ("conv1", "conv2", "dense1", "dense2")]
+    layers: list[Any] = [model.get_submodule(name) for name in ("conv1", "conv2", "dense1", "dense2")]
     ratios = [_largest(layer.bias.grad) / _largest(layer.weight.grad) for layer in layers]
     with torch.no_grad():
         for layer in layers:

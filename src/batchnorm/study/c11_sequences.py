@@ -1,0 +1,94 @@
+"""C11: batch normalization does poorly on sequences and recurrent networks."""
+
+import operator
+from typing import Any
+
+from batchnorm.records import Figure
+from batchnorm.study.recurrent import NORMS, train_rows
+from batchnorm.study.results import PerSeed, Results, compare, point
+from batchnorm.study.sizes import sizes
+from batchnorm.study.study import Condition, Plan, Reading, Study
+from batchnorm.study.trial import Trial
+
+__all__ = ["STUDY"]
+
+# an image costs so much more than one of LeNet
+COST = 2.0
+
+
+def _trials(plan: Plan) -> list[Trial]:
+    size = {"steps": 80, "test_images": 500} if plan.quick else {"steps": 940, "test_images": 2000}
+    shared: dict[str, Any] = {**sizes(plan), "hidden": 64, "lr": 0.003, "batch_size": 64, **size}
+    cells = [{"norm": norm, "varied": False, "masked": False} for norm in NORMS]
+    cells += [{"norm": norm, "varied": True, "masked": False} for norm in ("none", "layer")]
+    cells += [{"norm": "per-step", "varied": True, "masked": masked} for masked in (False, True)]
+    cost = COST * (shared["steps"] * shared["batch_size"] + shared["test_images"])
+    return [Trial.of(train_rows, seed, cost, **cell, **shared) for cell in cells for seed in plan.seeds]
+
+
+def _read(results: Results, plan: Plan) -> Reading:
+    def accuracy(norm: str, *, varied: bool = False, masked: bool = False) -> PerSeed:
+        return results.per_seed("accuracy", norm=norm, varied=varied, masked=masked)
+
+    cells = {("all rows", norm): accuracy(norm) for norm in NORMS}
+    cells |= {("14 to 28 rows", norm): accuracy(norm, varied=True) for norm in ("none", "layer", "per-step")}
+    cells["14 to 28 rows", "per-step, masked"] = accuracy("per-step", varied=True, masked=True)
+    lost = {
+        norm: {
+            seed: share - accuracy(norm).get(seed, 0.0)
+            for seed, share in results.per_seed("train_accuracy", norm=norm, varied=False).items()
+        }
+        for norm in ("batch", "layer")
+    }
+    return Reading(
+        effects={
+            "worse than none": compare(operator.sub, accuracy("none"), accuracy("batch")),
+            "worse than layer norm": compare(operator.sub, accuracy("layer"), accuracy("batch")),
+            "each step its own": compare(operator.sub, accuracy("per-step"), accuracy("batch")),
+            "prediction loses": compare(operator.sub, lost["batch"], lost["layer"]),
+            "masks matter": compare(
+                operator.sub,
+                accuracy("per-step", varied=True, masked=True),
+                accuracy("per-step", varied=True),
+            ),
+        },
+        figures=[
+            Figure(
+                name="accuracy",
+                title="Test accuracy of an LSTM over the rows of images",
+                mark="dot",
+                x="normalization",
+                y="test accuracy",
+                band="95 % t interval over seeds",
+                rows=tuple(
+                    point(rows, norm, list(cell.values())) for (rows, norm), cell in cells.items() if cell
+                ),
+                x_scale="nominal",
+            )
+        ],
+    )
+
+
+STUDY = Study(
+    id="c11",
+    name="sequences",
+    claim="Batch normalization does poorly on sequences and in recurrent networks.",
+    hypothesis="In an LSTM over the 28 rows of an image, batch normalization with one set of statistics for all "
+    "steps ends below no normalization and below layer normalization; a set for each step mends it, and with "
+    "sequences of different lengths the padding must stay out of the statistics.",
+    held_equal="Initial weights, order of batches, Adam at 0.003, gradients clipped at 1, steps, size of the "
+    "state (64); for a length of 14 to 28 rows, the same lengths.",
+    measure="Test accuracy with running statistics; and what is lost from training to prediction mode.",
+    against="Batch normalization over time that is as good as the others; or padding that does no harm.",
+    conditions=(
+        Condition("worse than none", "accuracy, none less batch norm over time", "above"),
+        Condition("worse than layer norm", "accuracy, layer norm less batch norm over time", "above"),
+        Condition("each step its own", "accuracy, statistics a step less one set", "above"),
+        Condition(
+            "prediction loses", "accuracy lost from training to test, batch norm less layer norm", "above"
+        ),
+        Condition("masks matter", "accuracy on varied lengths, statistics a step, mask less none", "above"),
+    ),
+    trials=_trials,
+    read=_read,
+)

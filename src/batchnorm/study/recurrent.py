@@ -1,0 +1,121 @@
+"""The trial of C11: an LSTM that reads Fashion-MNIST row by row, normalized in one way or another."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from batchnorm.nn import BatchNorm1d
+from batchnorm.nn.statistics import PerStep
+from batchnorm.study.images import batch_stream, fixed_batches
+from batchnorm.study.training import Loop
+from batchnorm.train.epoch import evaluate
+
+__all__ = ["NORMS", "RowLSTM", "train_rows"]
+
+ROWS = 28
+NORMS = ("none", "batch", "per-step", "layer")
+
+
+class RowLSTM(nn.Module):
+    """LSTM over the rows of an image, normalized before the gates and before the output.
+
+    Args:
+        norm: One of `NORMS`: none; batch normalization with one set of statistics for all steps; with a set
+            for each step; layer normalization.
+        hidden: Size of the state.
+        varied: Rows beyond a length that depends on the image are padding; the state behind the last real
+            row decides.
+        masked: Padding stays out of the statistics.
+
+    References:
+        Hochreiter & Schmidhuber 1997, "Long short-term memory".
+        Cooijmans et al. 2016, arXiv:1603.09025, equations 6 to 8, gamma from 0.1.
+        Ba, Kiros & Hinton 2016, arXiv:1607.06450, equations 20 to 22.
+    """
+
+    def __init__(self, norm: str, hidden: int, varied: bool, masked: bool) -> None:
+        super().__init__()
+        self.hidden, self.varied, self.masked = hidden, varied, masked
+        self.from_input = nn.Linear(ROWS, 4 * hidden, bias=False)
+        self.from_state = nn.Linear(hidden, 4 * hidden)
+        self.norms = nn.ModuleList(_norm(norm, size) for size in (4 * hidden, 4 * hidden, hidden))
+        self.output = nn.Linear(hidden, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``(N, 10)`` of images ``(N, 1, 28, 28)``."""
+        rows = images.squeeze(1)
+        length = self._lengths(rows)
+        state = memory = rows.new_zeros(len(rows), self.hidden)
+        for step in range(ROWS):
+            real = length > step
+            # padding is noise here: a network must not profit from its being always the same
+            x = torch.where(real[:, None], rows[:, step], 1.0)
+            gates = self._normalized(0, self.from_input(x), step, real)
+            gates = gates + self._normalized(1, self.from_state(state), step, real)
+            keep, write, read, value = gates.chunk(4, 1)
+            new_memory = (keep + 1).sigmoid() * memory + write.sigmoid() * value.tanh()
+            new_state = read.sigmoid() * self._normalized(2, new_memory, step, real).tanh()
+            memory = torch.where(real[:, None], new_memory, memory)
+            state = torch.where(real[:, None], new_state, state)
+        logits: Tensor = self.output(state)
+        return logits
+
+    def _lengths(self, rows: Tensor) -> Tensor:
+        """14 to 28 rows, by the image's own pixels: the same at every visit."""
+        if not self.varied:
+            return rows.new_full((len(rows),), ROWS)
+        return 14 + (rows.sum((1, 2)) * 255).long() % 15
+
+    def _normalized(self, number: int, values: Tensor, step: int, real: Tensor) -> Tensor:
+        norm = self.norms[number]
+        if not isinstance(norm, BatchNorm1d):
+            output: Tensor = norm(values)
+            return output
+        mask = real if self.masked else None
+        return norm(values, mask=mask, step=step if norm.stats.find(PerStep) else None)
+
+
+def _norm(norm: str, size: int) -> nn.Module:
+    if norm == "none":
+        return nn.Identity()
+    if norm == "layer":
+        return nn.LayerNorm(size)
+    stats = PerStep(ROWS) if norm == "per-step" else None
+    layer = BatchNorm1d(size, stats=stats, excluded="normalize")
+    nn.init.constant_(layer.weight, 0.1)
+    return layer
+
+
+def train_rows(
+    *,
+    seed: int,
+    data: str,
+    norm: str,
+    varied: bool,
+    masked: bool,
+    hidden: int,
+    lr: float,
+    batch_size: int,
+    images: int,
+    steps: int,
+    test_images: int,
+) -> dict[str, Any]:
+    """Train with Adam, gradients clipped at 1; test with the running statistics.
+
+    Returns:
+        ``accuracy``; ``train_accuracy`` and ``loss`` over the last quarter of the steps, in training mode.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = RowLSTM(norm, hidden, varied, masked)
+    stream = batch_stream(data, images, batch_size, seed)
+    loop = Loop(model, stream, steps, lr=lr, optimizer="adam", clip=1.0)
+    loop.run(steps - steps // 4)
+    result = loop.run(steps // 4)
+    return {
+        "accuracy": evaluate(model, fixed_batches(data, test_images)),
+        "train_accuracy": result.accuracy,
+        "loss": result.loss if math.isfinite(result.loss) else math.inf,
+    }
