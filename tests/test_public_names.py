@@ -23,6 +23,7 @@ NAMES = {
         "Statistics",
         "Sum",
         "Synced",
+        "statistics_from_text",
     ],
     "batchnorm.ops": [
         "ACTIVATIONS",

@@ -68,9 +68,7 @@ class _Layer(nn.modules.batchnorm._BatchNorm):
         self._plain = type(stats) is Batch
         self._frozen, self._cumulative = stats.find(Frozen), stats.find(Cumulative) is not None
         if self.backend == "torch" and not self._plain:
-            raise ValueError(
-                f"batch_norm: backend expected auto, eager or native with {stats!r}, got 'torch'"
-            )
+            raise ValueError(f"batch_norm: backend expected another with {stats!r}, got 'torch'")
         for kind in stats.kinds():
             if isinstance(kind, (Rows, Renorm, Frozen, Scheduled)) and not self.track_running_stats:
                 raise ValueError(f"batch_norm: track_running_stats expected True with {kind!r}, got False")

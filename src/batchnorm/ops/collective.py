@@ -14,7 +14,11 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd import Function
 
-__all__ = ["Ranks", "add_up", "agree", "gather", "group_key", "ranks_of"]
+__all__ = ["Ranks", "add_up", "agree", "gather", "group_key", "is_alone", "ranks_of"]
+
+
+# what torch raises for a group of a world that is no more, or for something else
+_NO_GROUP = (ValueError, RuntimeError, TypeError, AttributeError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +38,16 @@ class Ranks:
     layer: str
 
 
+def is_alone(group: Any) -> bool:
+    """Whether a group, or for None the world, has one process only."""
+    if group is None and not (dist.is_available() and dist.is_initialized()):
+        return True
+    try:
+        return dist.get_world_size(group) == 1
+    except _NO_GROUP:
+        return False  # `ranks_of` says it
+
+
 def ranks_of(group: Any, layer: str) -> Ranks | None:
     """The processes of a group; None if there is one only, which has nobody to talk to.
 
@@ -45,17 +59,17 @@ def ranks_of(group: Any, layer: str) -> Ranks | None:
     Raises:
         ValueError: If this process is not in the group, or the group is of a world that is no more.
     """
-    if group is None and not (dist.is_available() and dist.is_initialized()):
+    if is_alone(group):
         return None
     try:
         size, rank = dist.get_world_size(group), dist.get_rank(group)
-    except (ValueError, RuntimeError, TypeError, AttributeError) as error:
+    except _NO_GROUP as error:
         raise ValueError(
             f"batch_norm: group of {layer} expected a process group of this world, got {group!r}"
         ) from error
-    if rank < 0 or size < 1:
+    if rank < 0:
         raise ValueError(f"batch_norm: group of {layer} expected this process among its members, got none")
-    return None if size == 1 else Ranks(group, size, rank, layer)
+    return Ranks(group, size, rank, layer)
 
 
 def group_key(ranks: Ranks) -> int:

@@ -169,7 +169,8 @@ class _NormalizeParts(Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:
-        leaves, scaling = ctx.saved_tensors[:4], Scaling(*ctx.saved_tensors[4:])
+        saved = ctx.saved_tensors  # once: activation checkpointing gives them out one time only
+        leaves, scaling = saved[:4], Scaling(*saved[4:])
         if torch.is_grad_enabled():  # create_graph=True: stay differentiable, through the statistics too
             gradients = _followed(grad_output, leaves, scaling, *ctx.settings)
         else:

@@ -29,12 +29,13 @@ def _part_of_sample(sizes: Sequence[int], input: Tensor) -> Tensor:
     if sum(sizes) != len(input):
         raise RuntimeError(f"parts: sizes expected {len(input)} samples, got {sum(sizes)}")
     sizes_ = torch.tensor(sizes, device=input.device)
-    return torch.repeat_interleave(torch.arange(len(sizes), device=input.device), sizes_)
+    numbers = torch.arange(len(sizes), device=input.device)
+    return torch.repeat_interleave(numbers, sizes_, output_size=len(input))
 
 
 def _spread(rows: Tensor, part: Tensor, input: Tensor) -> Tensor:
     """A row of (P, C) for each sample, shaped to broadcast against ``input``, in its accumulation dtype."""
-    return rows.to(accumulation_dtype(input))[part].view(*part.shape, -1, *[1] * (input.dim() - 2))
+    return rows.to(accumulation_dtype(input))[part].view(*part.shape, rows.shape[1], *[1] * (input.dim() - 2))
 
 
 def _part_sums(values: Tensor, part: Tensor, parts: int) -> Tensor:

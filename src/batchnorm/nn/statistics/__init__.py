@@ -9,6 +9,7 @@ from batchnorm.nn.statistics.averages import Accumulated, Cumulative, Scheduled
 from batchnorm.nn.statistics.base import Statistics, Sum
 from batchnorm.nn.statistics.renorm import Renorm
 from batchnorm.nn.statistics.rows import Domains, PerStep, Rows
+from batchnorm.nn.statistics.text import statistics_from_text
 from batchnorm.nn.statistics.values import Batch, Frozen, Ghost, Synced
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "Statistics",
     "Sum",
     "Synced",
+    "statistics_from_text",
 ]

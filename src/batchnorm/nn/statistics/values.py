@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any, ClassVar, Self
 
 from batchnorm.nn.statistics.base import Statistics
-from batchnorm.ops.collective import ranks_of
+from batchnorm.ops.collective import is_alone
 
 __all__ = ["Batch", "Frozen", "Ghost", "Synced"]
 
@@ -40,7 +40,7 @@ class Synced(Statistics):
 
     def is_idle(self, learns: bool) -> bool:
         """In prediction, and where this process is alone."""
-        return not learns or ranks_of(self.group, "a layer") is None
+        return not learns or is_alone(self.group)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         # a process group cannot be copied, and a model's copy belongs to the same processes
