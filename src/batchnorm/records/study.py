@@ -30,7 +30,7 @@ class TrialRecord(Record):
         result: What it returned; empty if it failed.
         error: Why it failed, or empty.
         seconds: Wall clock.
-        cpu_seconds: Of the process; on a busy machine less than ``seconds``.
+        cpu_seconds: Of the process and those that it started; on a busy machine less than ``seconds``.
     """
 
     key: str

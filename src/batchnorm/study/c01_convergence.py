@@ -133,9 +133,9 @@ STUDY = Study(
     "costs more.",
     held_equal="Initial weights, order of batches, batches of 64, plain SGD. Textbook's setting: sigmoid, "
     "learning rate 1.0. Own best: ReLU, the rate of 0.04, 0.1, 0.25 and 0.6 with the fewest steps to 80 %.",
-    measure="Steps and processor seconds (of one thread, without testing) until a test, taken every 20 steps, "
-    "50 in the full profile, first finds the accuracy with recalibrated statistics. A run that never does "
-    "counts with all its steps, so that a ratio may be a lower bound.",
+    measure="Steps and processor seconds (of one thread, without testing) until a test, taken every 20 "
+    "steps, 50 in the full profile, first finds the accuracy with recalibrated statistics. A run that never "
+    "does counts with all its steps, so that a ratio may be a lower bound.",
     against="A ratio, without over with, whose interval reaches 1.",
     conditions=(
         Condition("steps, textbook", "steps to 80 % in the textbook's setting", "above", 1.0, "×"),

@@ -127,8 +127,8 @@ STUDY = Study(
     "not serve.",
     held_equal="The same weights, tested in every way after each epoch. LeNet with sigmoid and batch "
     "normalization, plain SGD; batches of 64 of the sample, 256 in the full profile; momentum 0.1.",
-    measure="Test accuracy with moving averages, population statistics and the batch's own; means and standard "
-    "deviations over the second half of the epochs.",
+    measure="Test accuracy with moving averages, population statistics and the batch's own; means and "
+    "standard deviations over the second half of the epochs.",
     against="Moving averages that are as good and as steady at rate 1.0; or as bad at rate 0.1.",
     conditions=(
         Condition("averages lag", "accuracy at rate 1.0, population less moving averages", "above"),

@@ -99,13 +99,13 @@ STUDY = Study(
     claim="The inputs of layers drift while a network trains (internal covariate shift); batch normalization "
     "holds them.",
     hypothesis="From one look at the network to the next, the inputs of the layers behind a normalization "
-    "place move less with batch normalization, and their spread changes by a smaller factor over the training.",
-    held_equal="Initial weights, order of batches, learning rate (0.1 with ReLU, 1.0 with sigmoid), steps, and "
-    "the 500 test images that are looked at, in prediction mode with population statistics.",
+    "place move less with batch normalization, and their spread changes by a smaller factor.",
+    held_equal="Initial weights, order of batches, learning rate (0.1 with ReLU, 1.0 with sigmoid), steps, "
+    "and the 500 test images that are looked at, in prediction mode with population statistics.",
     measure="Drift: change of mean and of deviation between looks, over the deviation, mean over channels, "
-    "layers and looks but the first. Spread: widest over narrowest distance from the 5 % to the 95 % quantile.",
-    against="Inputs that drift as much, or more, with batch normalization. A network that does not learn does "
-    "not drift either: without batch normalization and with sigmoid that is to be expected at the start.",
+    "layers and looks but the first. Spread: widest over narrowest distance of the 5 % and 95 % quantiles.",
+    against="Inputs that drift as much, or more, with batch normalization. A network that does not learn "
+    "does not drift either: without batch normalization and with sigmoid that is to be expected.",
     conditions=(
         Condition("drift, ReLU", "drift without over with, ReLU", "above", 1.0, "×"),
         Condition("drift, sigmoid", "drift without over with, sigmoid", "above", 1.0, "×"),

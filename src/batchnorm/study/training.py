@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from batchnorm.nn.statistics import Frozen
+from batchnorm.models import norm_sites
 from batchnorm.study.images import batch_stream, fixed_batches
 from batchnorm.study.networks import lenet
 from batchnorm.surgery import population_statistics, recalibrate, swapped_statistics
@@ -127,7 +127,8 @@ def train_lenet(
     sample = fixed_batches(data, min(images, RECALIBRATION), training=True, inputs=inputs)
     test = fixed_batches(data, test_images, inputs=inputs)
     if norm.startswith("frozen"):
-        recalibrate(model, sample)  # to what the network has as it begins, and will keep
+        # what the network has as it begins it will keep; only naming them chooses frozen layers
+        recalibrate(model, sample, layers=norm_sites(model))
     loop = Loop(model, batch_stream(data, images, batch_size, seed, inputs), steps, lr=lr)
     curve: dict[str, list[float]] = {"steps": [], "seconds": [], "accuracy": []}
     torch.manual_seed(seed)  # of dropout
@@ -161,16 +162,8 @@ def recalibrated_accuracy(
 
     A network whose values have overflowed has no such statistics: it counts as guessing.
     """
-    layers = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm)
-        and not isinstance(getattr(module, "stats", None), Frozen)
-    ]
     try:
-        population = population_statistics(
-            model, sample, method="onepass", layers=layers, allow_small_batches=True
-        )
+        population = population_statistics(model, sample, method="onepass", allow_small_batches=True)
     except ValueError:
         return 0.1
     with swapped_statistics(model, population):
