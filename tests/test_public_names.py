@@ -111,6 +111,7 @@ NAMES = {
         "Trial",
         "Work",
     ],
+    "batchnorm.report": ["write_book", "write_report"],
     "batchnorm.cli": ["main"],
 }
 

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from batchnorm.cli import bench, study, train
+from batchnorm.cli import bench, report, study, train
 
 __all__ = ["app", "main"]
 
@@ -25,6 +25,7 @@ _UsageError: Any = typer.BadParameter.__mro__[1]
 
 app.command("train", help=train.HELP)(train.command)
 app.command("study", help=study.HELP)(study.command)
+app.command("report", help=report.HELP)(report.command)
 app.command("bench", help=bench.HELP)(bench.command)
 
 
