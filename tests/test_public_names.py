@@ -97,6 +97,7 @@ NAMES = {
     "batchnorm.bench": ["BenchPlan", "run_bench"],
     "batchnorm.study": [
         "all_studies",
+        "check_workers",
         "choose_studies",
         "Condition",
         "estimated_seconds",

@@ -48,7 +48,15 @@ def command(
     ] = False,
 ) -> None:
     """Say what it costs, run, print the verdicts."""
-    from batchnorm.study import Plan, choose_studies, estimated_seconds, measured_speed, prepare, run_studies
+    from batchnorm.study import (
+        Plan,
+        check_workers,
+        choose_studies,
+        estimated_seconds,
+        measured_speed,
+        prepare,
+        run_studies,
+    )
 
     if resume:
         names, profile, seeds = _last(out)
@@ -60,13 +68,14 @@ def command(
     studies = choose_studies(names or ["all"])
     plan = Plan("quick" if profile == "quick" else "full", tuple(range(count)), _data(profile))
     at_a_time = jobs if jobs is not None else os.cpu_count() or 1
+    check_workers(at_a_time, executor)
     works = prepare(studies, plan, out)
     write_atomic(
         out / "plan.json", json.dumps({"names": names or ["all"], "profile": profile, "seeds": count}) + "\n"
     )
     console = make_console(as_json)
     speed = measured_speed()
-    _announce(console, works, [estimated_seconds(work.todo, speed, at_a_time) for work in works])
+    _announce(console, speed, works, [estimated_seconds(work.todo, speed, at_a_time) for work in works])
     if dry_run:
         return
     with _Display(console, sum(trial.cost for work in works for trial in work.todo)) as display:
@@ -99,7 +108,7 @@ def _last(out: Path) -> tuple[list[str], str, int]:
         raise ValueError(f"study: resume expected studies with plan.json in {out}, got none") from None
 
 
-def _announce(console: Console, works: Sequence["Work"], seconds: Sequence[float]) -> None:
+def _announce(console: Console, speed: float, works: Sequence["Work"], seconds: Sequence[float]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("study", "trials", "to do", "about"):
         table.add_column(title, justify="left" if title == "study" else "right")
@@ -107,6 +116,7 @@ def _announce(console: Console, works: Sequence["Work"], seconds: Sequence[float
         table.add_row(work.study.title, str(len(work.trials)), str(len(work.todo)), _duration(cost))
     table.add_row("all", "", "", _duration(sum(seconds)))
     console.print(table)
+    console.print(f"At {speed:,.0f} training images of LeNet in a second on one thread, as measured now.")
     for work in works:
         if work.todo:
             console.print(f"[bold]{work.study.id}[/] {work.study.claim}", soft_wrap=True)

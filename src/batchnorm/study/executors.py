@@ -9,9 +9,22 @@ from types import ModuleType
 from batchnorm.records import TrialRecord
 from batchnorm.study.trial import Trial, execute
 
-__all__ = ["EXECUTORS", "Numbered", "run_trials"]
+__all__ = ["EXECUTORS", "Numbered", "check_workers", "run_trials"]
 
 EXECUTORS = ("local", "dask", "ray")
+
+
+def check_workers(jobs: int, executor: str) -> None:
+    """Refuse what `run_trials` cannot run, before anything is begun.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+    if executor not in EXECUTORS:
+        raise ValueError(f"study: executor expected one of {', '.join(EXECUTORS)}, got {executor!r}")
+    if jobs < 1:
+        raise ValueError(f"study: jobs expected an integer >= 1, got {jobs}")
+
 
 Numbered = tuple[int, TrialRecord]
 

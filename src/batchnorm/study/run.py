@@ -8,7 +8,7 @@ from typing import Protocol
 from batchnorm.ops.environment import describe_environment
 from batchnorm.records import TrialRecord, VerdictRecord
 from batchnorm.study.directory import StudyDirectory
-from batchnorm.study.executors import EXECUTORS, run_trials
+from batchnorm.study.executors import check_workers, run_trials
 from batchnorm.study.study import Plan, Study
 from batchnorm.study.trial import Trial
 from batchnorm.study.verdict import judge
@@ -78,10 +78,7 @@ def run_studies(
         ValueError: If an argument is out of range.
         ImportError: If what the executor needs is not installed.
     """
-    if executor not in EXECUTORS:
-        raise ValueError(f"study: executor expected one of {', '.join(EXECUTORS)}, got {executor!r}")
-    if jobs < 1:
-        raise ValueError(f"study: jobs expected an integer >= 1, got {jobs}")
+    check_workers(jobs, executor)
     verdicts: dict[str, VerdictRecord] = {}
 
     def finish(work: Work) -> None:
