@@ -38,7 +38,7 @@ class _Averages:
     def _follow(self, name: str) -> Any:
         @torch.no_grad()
         def follow(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
-            if not layer.training:
+            if not layer.training or layer is not self.layers[name]:  # a copy has the hook too
                 return
             axes = [axis for axis in range(args[0].dim()) if axis != 1]
             var, mean = torch.var_mean(args[0], axes)
