@@ -75,17 +75,28 @@ def test_an_unknown_kind_is_named():
         places("magic")
 
 
-@pytest.mark.parametrize("norm", NORMS)
-def test_padding_has_no_influence_where_it_is_masked(norm):
+@pytest.mark.parametrize("masked", [True, False])
+def test_padding_counts_where_it_is_not_masked(masked):
     torch.manual_seed(0)
-    model = RowLSTM(norm, 8, varied=True, masked=True)
+    model = RowLSTM("per-step", 8, varied=True, masked=masked)
     images = torch.rand(32, 1, 28, 28)
     lengths = model._lengths(images.squeeze(1))
     assert set(lengths.tolist()) == {14, 21, 28}
+    model(images)
+    real = lengths == 28
+    last = images[:, 0, 27].where(real[:, None], torch.tensor(1.0))
+    counted = model.from_input(last)[real if masked else slice(None)]
+    torch.testing.assert_close(model.norms[0].running_mean[27], 0.1 * counted.mean(0))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_what_lies_behind_the_end_has_no_influence(norm):
+    torch.manual_seed(0)
+    model = RowLSTM(norm, 8, varied=True, masked=True)
+    images = torch.rand(32, 1, 28, 28)
     other = images.clone()
-    for image, length in zip(other, lengths.tolist(), strict=True):
-        # rows behind the end are swapped, which keeps the sum that the length comes from
-        image[0, length:] = image[0, length:].flip(0)
+    for image, length in zip(other, model._lengths(images.squeeze(1)).tolist(), strict=True):
+        image[0, length:] = image[0, length:].flip(0)  # keeps the sum that the length comes from
     torch.testing.assert_close(model(images), model(other))
 
 

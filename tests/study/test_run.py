@@ -116,6 +116,8 @@ def test_an_unfinished_last_line_is_dropped(tmp_path):
     path = tmp_path / "c99-small" / "trials.jsonl"
     whole = path.read_text()
     path.write_text(whole[:-30])
+    prepare([study], PLAN, tmp_path)  # killed once more before the first trial: nothing is torn in the middle
+    assert len(lines(path)) == 5
     run(study, tmp_path)
     assert len(lines(tmp_path / "log")) == 7
     assert len(lines(path)) == 6

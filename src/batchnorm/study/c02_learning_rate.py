@@ -18,7 +18,7 @@ TRAINS = 0.7
 
 def _trials(plan: Plan) -> list[Trial]:
     cells = [{"norm": norm, "lr": lr} for norm in ("none", "batch") for lr in RATES]
-    return lenet_trials(plan, cells, quick_steps=94, full_steps=938)
+    return lenet_trials(plan, cells, quick_steps=188, full_steps=938)
 
 
 def _read(results: Results, plan: Plan) -> Reading:

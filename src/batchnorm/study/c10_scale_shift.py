@@ -20,7 +20,7 @@ def _trials(plan: Plan) -> list[Trial]:
         for activation, lr in ACTIVATIONS.items()
         for norm in NORMS
     ]
-    return lenet_trials(plan, cells, quick_steps=94, full_steps=1876)
+    return lenet_trials(plan, cells, quick_steps=188, full_steps=1876)
 
 
 def _read(results: Results, plan: Plan) -> Reading:

@@ -20,7 +20,7 @@ NETWORKS = {
 
 def _trials(plan: Plan) -> list[Trial]:
     cells = [{"inputs": inputs, **network} for network in NETWORKS.values() for inputs in INPUTS]
-    return lenet_trials(plan, cells, quick_steps=94, full_steps=938)
+    return lenet_trials(plan, cells, quick_steps=188, full_steps=938)
 
 
 def _read(results: Results, plan: Plan) -> Reading:

@@ -49,7 +49,7 @@ def _trials(plan: Plan) -> list[Trial]:
     cells += [{"norm": "batch", "at": at, "dropout": DROPOUT} for at in ("", "1234")]
     exact = [Trial.of(bias_gradient, seed) for seed in plan.seeds]
     cells = [{"bias": True, "dropout": 0.0, **cell} for cell in cells]
-    return [*exact, *lenet_trials(plan, cells, quick_steps=94, full_steps=1876)]
+    return [*exact, *lenet_trials(plan, cells, quick_steps=188, full_steps=1876)]
 
 
 def _read(results: Results, plan: Plan) -> Reading:
