@@ -5,7 +5,7 @@ import torch
 
 from batchnorm.models import norm_sites
 from batchnorm.study.networks import PartialNorm, lenet, places
-from batchnorm.study.recurrent import NORMS, RowLSTM
+from batchnorm.study.recurrent import NORMS, RowLSTM, settle
 
 KINDS = [
     "none",
@@ -98,6 +98,19 @@ def test_what_lies_behind_the_end_has_no_influence(norm):
     for image, length in zip(other, model._lengths(images.squeeze(1)).tolist(), strict=True):
         image[0, length:] = image[0, length:].flip(0)  # keeps the sum that the length comes from
     torch.testing.assert_close(model(images), model(other))
+
+
+def test_settled_statistics_are_the_mean_over_batches():
+    torch.manual_seed(0)
+    model = RowLSTM("per-step", 8, varied=False, masked=False)
+    batches = [(torch.rand(16, 1, 28, 28), torch.zeros(16)) for _ in range(3)]
+    model(torch.rand(16, 1, 28, 28))  # what was before is forgotten
+    settle(model.eval(), batches)
+    assert not model.training
+    first = model.norms[0]
+    assert first.momentum == 0.1
+    rows = torch.cat([model.from_input(images[:, 0, 5]) for images, _ in batches])
+    torch.testing.assert_close(first.running_mean[5], rows.mean(0))
 
 
 def test_statistics_a_step_are_a_set_for_each_row():
