@@ -24,6 +24,7 @@ SHORT = {
         "--batch-size=100",
         "--seeds=0",
     ],
+    "study": ["--dry-run"],
     "bench": ["--shapes=8x4x6x6", "--pairs=1"],
 }
 

@@ -1,5 +1,6 @@
 """``batchnorm train``: the textbook's experiment, and variations of it."""
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -12,7 +13,7 @@ import typer
 from batchnorm.cli.words import words
 
 if TYPE_CHECKING:  # torch takes a second; --help shall not wait for it
-    from batchnorm.train import TrainConfig
+    from batchnorm.train import Observer, TrainConfig
 
 __all__ = ["HELP", "command"]
 
@@ -62,6 +63,9 @@ def command(
     resume: Annotated[
         bool, Setting("--resume", help="Go on with the run in --out, or with the last one.")
     ] = False,
+    watch: Annotated[
+        bool, Setting("--watch", help="Serve the run's page on 127.0.0.1 and keep it up to date.")
+    ] = False,
     as_json: Annotated[bool, Setting("--json", help="Print the summary as JSON and nothing else.")] = False,
 ) -> None:
     """Train, print the table, write the report."""
@@ -75,9 +79,14 @@ def command(
     directory = _directory(out, config, resume)
     console = progress.make_console(as_json)
     data = load_fashion_mnist(data_dir, notify=lambda warning: progress.warn(str(warning)))
-    with progress.Bars(console, config) as bars:
+    with progress.Bars(console, config) as bars, contextlib.ExitStack() as stack:
+        observer: Observer = bars
+        if watch and progress.LEADS:
+            from batchnorm.cli.watch import Watched, serve
+
+            observer = Watched(bars, stack.enter_context(serve(directory)))
         try:
-            run = train(config, data, directory, bars, resume=resume)
+            run = train(config, data, directory, observer, resume=resume)
         except (KeyboardInterrupt, OSError):
             progress.warn(
                 f"stopped; the same command with --resume --out {directory} goes on from the last epoch"

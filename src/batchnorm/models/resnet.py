@@ -23,11 +23,21 @@ class Block(nn.Module):
         width: Channels of the output.
         stride: 1, or 2 to halve the image.
         activation: After both normalizations.
+        shortcuts: Whether there is a shortcut at all.
     """
 
-    def __init__(self, norm: NormFactory, width_in: int, width: int, stride: int, activation: str) -> None:
+    def __init__(
+        self,
+        norm: NormFactory,
+        width_in: int,
+        width: int,
+        stride: int,
+        activation: str,
+        shortcuts: bool = True,
+    ) -> None:
         super().__init__()
         self.stride = stride
+        self.shortcuts = shortcuts
         self.conv1, self.norm1 = _conv_norm(norm, width_in, width, stride, activation)
         self.conv2, self.norm2 = _conv_norm(norm, width, width, 1, activation)
 
@@ -37,7 +47,9 @@ class Block(nn.Module):
         output: Tensor = self.norm2(self.conv2(y), residual=self._shortcut(x))
         return output
 
-    def _shortcut(self, x: Tensor) -> Tensor:
+    def _shortcut(self, x: Tensor) -> Tensor | None:
+        if not self.shortcuts:
+            return None
         if self.stride == 1:
             return x
         new_channels = self.conv1.out_channels - self.conv1.in_channels
@@ -55,6 +67,7 @@ class ResNet(nn.Module):
         norm: Makes what stands at ``norm1`` and at ``norm1``, ``norm2`` of every block.
         generator: Draws the weights; nothing else is drawn.
         activation: At every place.
+        shortcuts: False for the plain network that the residual one is compared with.
 
     Raises:
         ValueError: If the depth is not 6n + 2.
@@ -66,16 +79,21 @@ class ResNet(nn.Module):
     """
 
     def __init__(
-        self, depth: int, norm: NormFactory, generator: torch.Generator, activation: str = "relu"
+        self,
+        depth: int,
+        norm: NormFactory,
+        generator: torch.Generator,
+        activation: str = "relu",
+        shortcuts: bool = True,
     ) -> None:
         super().__init__()
         blocks, rest = divmod(depth - 2, 6)
         if blocks < 1 or rest:
             raise ValueError(f"ResNet: depth expected 6n + 2, n >= 1, got {depth}")
         self.conv1, self.norm1 = _conv_norm(norm, 1, WIDTHS[0], 1, activation)
-        self.stage1 = _stage(norm, blocks, WIDTHS[0], WIDTHS[0], activation)
-        self.stage2 = _stage(norm, blocks, WIDTHS[0], WIDTHS[1], activation)
-        self.stage3 = _stage(norm, blocks, WIDTHS[1], WIDTHS[2], activation)
+        self.stage1 = _stage(norm, blocks, WIDTHS[0], WIDTHS[0], activation, shortcuts)
+        self.stage2 = _stage(norm, blocks, WIDTHS[0], WIDTHS[1], activation, shortcuts)
+        self.stage3 = _stage(norm, blocks, WIDTHS[1], WIDTHS[2], activation, shortcuts)
         self.output = nn.Linear(WIDTHS[2], 10)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
@@ -99,6 +117,9 @@ def _conv_norm(
     return conv, place
 
 
-def _stage(norm: NormFactory, blocks: int, width_in: int, width: int, activation: str) -> nn.Sequential:
-    first = Block(norm, width_in, width, width // width_in, activation)
-    return nn.Sequential(first, *(Block(norm, width, width, 1, activation) for _ in range(blocks - 1)))
+def _stage(
+    norm: NormFactory, blocks: int, width_in: int, width: int, activation: str, shortcuts: bool
+) -> nn.Sequential:
+    first = Block(norm, width_in, width, width // width_in, activation, shortcuts)
+    rest = (Block(norm, width, width, 1, activation, shortcuts) for _ in range(blocks - 1))
+    return nn.Sequential(first, *rest)

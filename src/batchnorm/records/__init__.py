@@ -1,19 +1,34 @@
 """Frozen records that cross layers; standard library only."""
 
 from batchnorm.records.bench import BenchRecord, BenchSummary, summarize
-from batchnorm.records.files import append_line, atomic_file, write_atomic
+from batchnorm.records.files import append_line, atomic_file, read_lines, write_atomic
 from batchnorm.records.run import QUANTILE_LEVELS, EpochRecord, LayerRecord, RunRecord, read_run
+from batchnorm.records.study import (
+    VERDICTS,
+    EffectRecord,
+    Figure,
+    TrialRecord,
+    VerdictRecord,
+    read_verdicts,
+)
 
 __all__ = [
     "QUANTILE_LEVELS",
+    "VERDICTS",
     "BenchRecord",
     "BenchSummary",
+    "EffectRecord",
     "EpochRecord",
+    "Figure",
     "LayerRecord",
     "RunRecord",
+    "TrialRecord",
+    "VerdictRecord",
     "append_line",
     "atomic_file",
+    "read_lines",
     "read_run",
+    "read_verdicts",
     "summarize",
     "write_atomic",
 ]

@@ -1,13 +1,14 @@
 """Files that are whole or absent, never half-written."""
 
 import contextlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-__all__ = ["append_line", "atomic_file", "write_atomic"]
+__all__ = ["append_line", "atomic_file", "read_lines", "write_atomic"]
 
 
 @contextlib.contextmanager
@@ -80,3 +81,24 @@ def append_line(path: str | os.PathLike[str], line: str) -> None:
     except OSError as error:
         error.filename = str(path)
         raise
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a file of JSON lines, without the unfinished last line of a killed process.
+
+    Args:
+        path: The file; one that is absent has no lines.
+
+    Raises:
+        ValueError: If another line is not JSON; the text names it.
+    """
+    if not path.is_file():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            yield json.loads(line)
+        except ValueError as error:
+            if number == len(lines):  # a killed process leaves at most one unfinished line, the last
+                return
+            raise ValueError(f"records: {path} expected JSON on line {number}, got {error}") from error

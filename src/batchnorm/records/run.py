@@ -6,10 +6,11 @@ line), ``layers.jsonl`` (a `LayerRecord` a line) and ``summary.json`` (`RunRecor
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from batchnorm.records.files import read_lines
 from batchnorm.records.record import Record
 
 __all__ = ["QUANTILE_LEVELS", "EpochRecord", "LayerRecord", "RunRecord", "read_run"]
@@ -145,8 +146,8 @@ def read_run(directory: str | Path) -> RunRecord:
     config = _read_object(directory / "config.json")
     environment = _read_object(directory / "environment.json")
     try:
-        epochs = tuple(EpochRecord.from_dict(row) for row in _read_lines(directory / "metrics.jsonl"))
-        layers = tuple(LayerRecord.from_dict(row) for row in _read_lines(directory / "layers.jsonl"))
+        epochs = tuple(EpochRecord.from_dict(row) for row in read_lines(directory / "metrics.jsonl"))
+        layers = tuple(LayerRecord.from_dict(row) for row in read_lines(directory / "layers.jsonl"))
     except TypeError as error:
         raise ValueError(f"read_run: {directory} expected rows of a run, got {error}") from error
     data: DataSource = "embedded-sample" if environment.get("data") == "embedded-sample" else "fashion-mnist"
@@ -161,16 +162,3 @@ def _read_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"read_run: {path} expected a JSON object, got {type(value).__name__}")
     return value
-
-
-def _read_lines(path: Path) -> Iterable[dict[str, Any]]:
-    if not path.is_file():
-        return
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, 1):
-        try:
-            yield json.loads(line)
-        except ValueError as error:
-            if number == len(lines):  # a killed process leaves at most one unfinished line, the last
-                return
-            raise ValueError(f"read_run: {path} expected JSON on line {number}, got {error}") from error

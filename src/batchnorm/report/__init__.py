@@ -1,5 +1,6 @@
-"""Records in, one self-contained HTML page out, and a picture of each chart; knows no torch."""
+"""Records in, HTML out: a page a run with a picture of each chart, a book of studies; knows no torch."""
 
+from batchnorm.report.book import write_book
 from batchnorm.report.page import write_report
 
-__all__ = ["write_report"]
+__all__ = ["write_book", "write_report"]

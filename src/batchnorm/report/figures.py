@@ -1,0 +1,115 @@
+"""The charts of a study, as Vega-Lite specifications made from the figures in its record."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from batchnorm.records import Figure
+from batchnorm.report.charts import Spec
+from batchnorm.report.theme import Paint
+
+__all__ = ["panels", "series_styles", "spec_of"]
+
+_ACCENTS = ("blue", "orange", "green", "purple", "muted", "ink")
+_DASHES = ([1, 0], [7, 4], [2, 3])
+# the two arms that most studies compare have the colours that they have in the report of a run
+_KNOWN = {"batch": "blue", "none": "orange"}
+
+
+def series_styles(figure: Figure) -> dict[str, tuple[str, list[int]]]:
+    """A colour's name and a dash for each series, in the order in which they come.
+
+    Example:
+        >>> rows = ({"series": "none"}, {"series": "batch"}, {"series": "none"})
+        >>> series_styles(Figure("f", "", "line", "x", "y", "", rows))
+        {'none': ('orange', [1, 0]), 'batch': ('blue', [1, 0])}
+    """
+    names = tuple(dict.fromkeys(row["series"] for row in figure.rows))
+    taken = {_KNOWN[name] for name in names if name in _KNOWN}
+    free = [accent for accent in _ACCENTS if accent not in taken]
+    styles, number = {}, 0
+    for name in names:
+        if name in _KNOWN:
+            styles[name] = (_KNOWN[name], _DASHES[0])
+        else:
+            styles[name] = (free[number % len(free)], _DASHES[number // len(free) % len(_DASHES)])
+            number += 1
+    return styles
+
+
+def panels(figure: Figure) -> dict[str, list[dict[str, Any]]]:
+    """Rows by facet; one facet without a name where the figure has none.
+
+    Values that no axis can show are left out: what is not finite, and on a logarithmic axis what is not
+    positive.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in figure.rows:
+        numbers = {name: row[name] for name in ("mean", "low", "high")}
+        if not math.isfinite(numbers["mean"]) or (figure.y_scale == "log" and numbers["mean"] <= 0):
+            continue
+        for end in ("low", "high"):
+            outside = not math.isfinite(numbers[end]) or (figure.y_scale == "log" and numbers[end] <= 0)
+            numbers[end] = numbers["mean"] if outside else numbers[end]
+        rows = found.setdefault(str(row.get("facet", "")), [])
+        rows.append({"series": row["series"], "x": row["x"], **numbers})
+    return found
+
+
+def spec_of(figure: Figure, paint: Paint) -> Spec:
+    """A Vega-Lite chart without its numbers, which go into the data ``rows``; its bounds are the data's.
+
+    Args:
+        figure: Its marks and axes.
+        paint: As in `batchnorm.report.theme`.
+    """
+    styles = series_styles(figure)
+    colour: Spec = _by_series(styles, [paint(accent) for accent, _ in styles.values()])
+    dash = _by_series(styles, [dash for _, dash in styles.values()])
+    x: Spec = {"field": "x", "title": figure.x}
+    if figure.x_scale == "nominal":
+        order = list(dict.fromkeys(row["x"] for row in figure.rows))
+        x |= {"type": "nominal", "sort": order, "axis": {"labelAngle": 0, "labelLimit": 90}}
+    else:
+        x |= {"type": "quantitative", "scale": {"type": figure.x_scale, "zero": False, "nice": False}}
+        x |= {"axis": {"tickCount": 6, "format": "~g"}}
+    # a logarithmic axis over less than a decade would have no label
+    y: Spec = {"type": "quantitative", "scale": {"type": figure.y_scale, "zero": False}}
+    y |= {"axis": {"tickCount": 5, "format": "~g"}}
+    mean, low = ({**y, "field": name, "title": figure.y} for name in ("mean", "low"))
+    tooltip = [
+        {"field": "series", "type": "nominal"},
+        {
+            "field": "x",
+            "title": figure.x,
+            "type": "nominal" if figure.x_scale == "nominal" else "quantitative",
+        },
+        *({"field": name, "type": "quantitative", "format": ".4~g"} for name in ("mean", "low", "high")),
+    ]
+    ends = {"y": low, "y2": {"field": "high"}, "color": colour}
+    if figure.mark == "dot":
+        place: Spec = {"x": x, "xOffset": {"field": "series", "sort": list(styles)}}
+        layers = [
+            {"mark": {"type": "rule", "strokeWidth": 2}, "encoding": {**place, **ends}},
+            {
+                "mark": {"type": "point", "filled": True, "size": 70, "opacity": 1},
+                "encoding": {**place, "y": mean, "color": colour, "tooltip": tooltip},
+            },
+        ]
+    else:
+        line = {"x": x, "y": mean, "color": colour, "strokeDash": dash}
+        layers = [
+            {"mark": {"type": "area", "opacity": 0.15}, "encoding": {"x": x, **ends}},
+            {"mark": {"type": "line", "strokeWidth": 2}, "encoding": line},
+            {
+                "mark": {"type": "point", "filled": True, "size": 28, "opacity": 1},
+                "encoding": {"x": x, "y": mean, "color": colour, "tooltip": tooltip},
+            },
+        ]
+    return {"layer": layers}
+
+
+def _by_series(styles: Mapping[str, Any], values: Sequence[Any]) -> Spec:
+    # the page has a legend of its own, which a screen reader reads
+    scale = {"domain": list(styles), "range": list(values)}
+    return {"field": "series", "type": "nominal", "scale": scale, "legend": None}

@@ -1,0 +1,85 @@
+"""C2: batch normalization allows larger learning rates."""
+
+import math
+import operator
+
+from batchnorm.records import Figure
+from batchnorm.study.results import PerSeed, Results, compare
+from batchnorm.study.sizes import lenet_trials
+from batchnorm.study.study import Condition, Plan, Reading, Study
+from batchnorm.study.trial import Trial
+
+__all__ = ["STUDY"]
+
+STEP = 2.5
+RATES = tuple(25 / STEP**power for power in range(9, -1, -1))  # 0.0066 to 25
+TRAINS = 0.7
+
+
+def _trials(plan: Plan) -> list[Trial]:
+    cells = [{"norm": norm, "lr": lr} for norm in ("none", "batch") for lr in RATES]
+    return lenet_trials(plan, cells, quick_steps=188, full_steps=938)
+
+
+def _read(results: Results, plan: Plan) -> Reading:
+    largest, width, best = {}, {}, {}
+    for norm in ("none", "batch"):
+        cells = {lr: results.per_seed("accuracy", norm=norm, lr=lr) for lr in RATES}
+        trained = {
+            seed: [lr for lr in RATES if cells[lr].get(seed, 0.0) >= TRAINS] for seed in cells[RATES[0]]
+        }
+        # a network that trains at no rate is given the one below the smallest
+        largest[norm] = {seed: max(rates, default=RATES[0] / STEP) for seed, rates in trained.items()}
+        width[norm] = {
+            seed: math.log10(max(rates) / min(rates)) if rates else 0.0 for seed, rates in trained.items()
+        }
+        rate = results.best("lr", "accuracy", norm=norm)
+        best[norm] = (rate, cells.get(rate, {}))
+    own: dict[str, PerSeed] = {norm: cell for norm, (_, cell) in best.items()}
+    return Reading(
+        effects={
+            "largest rate": compare(operator.truediv, largest["batch"], largest["none"]),
+            "wider range": compare(operator.sub, width["batch"], width["none"]),
+            "own best rate": compare(operator.sub, own["batch"], own["none"]),
+        },
+        figures=[
+            Figure(
+                name="accuracy",
+                title="Test accuracy by learning rate",
+                mark="line",
+                x="learning rate",
+                y="test accuracy",
+                band="95 % t interval over seeds",
+                rows=tuple(
+                    row
+                    for norm in ("none", "batch")
+                    for row in results.points("lr", "accuracy", norm, norm=norm)
+                ),
+                x_scale="log",
+            )
+        ],
+        notes=[
+            f"The best learning rate of arm {norm} is {rate:.4g}." for norm, (rate, _) in best.items() if rate
+        ],
+    )
+
+
+STUDY = Study(
+    id="c02",
+    name="learning-rate",
+    claim="Batch normalization allows larger learning rates.",
+    hypothesis="The largest learning rate at which LeNet trains is larger with batch normalization, and so "
+    "is the whole range of rates that work; at each arm's own best rate batch normalization is still ahead.",
+    held_equal="Initial weights, order of batches, plain SGD, batches of 64, ReLU, number of steps.",
+    measure="Test accuracy (recalibrated) over learning rates a factor 2.5 apart, 0.0066 to 25. A rate "
+    "trains if the accuracy is 70 % or more. An arm's best rate has the best mean over seeds.",
+    against="The same largest rate without; or no lead once each arm has its best rate: then the larger rate "
+    "buys nothing.",
+    conditions=(
+        Condition("largest rate", "largest rate that trains, with over without", "above", 1.0, "×"),
+        Condition("wider range", "decades of rates that train, with less without", "above", 0.0, "decades"),
+        Condition("own best rate", "accuracy, each at its own best rate, with less without", "above"),
+    ),
+    trials=_trials,
+    read=_read,
+)

@@ -1,0 +1,59 @@
+"""A study's directory: every trial as soon as it ends, the verdict when all have."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from batchnorm.records import TrialRecord, VerdictRecord, append_line, read_lines, write_atomic
+
+__all__ = ["StudyDirectory"]
+
+
+class StudyDirectory:
+    """Records of one study; those that are there are taken up.
+
+    Args:
+        path: Made if absent.
+
+    Raises:
+        ValueError: If it cannot be made, or a record there cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"study: out expected a directory that can be written, got {path} ({error.strerror})"
+            ) from error
+        try:
+            rows = [TrialRecord.from_dict(row) for row in read_lines(self.trials)]
+        except TypeError as error:
+            raise ValueError(f"study: {self.trials} expected rows of trials, got {error}") from error
+        self.records = {row.key: row for row in rows}
+        if rows:  # also drops the unfinished last line of a killed process, which must not be appended to
+            self._write(rows)
+
+    @property
+    def trials(self) -> Path:
+        """File with a `TrialRecord` a line."""
+        return self.path / "trials.jsonl"
+
+    def is_done(self, key: str) -> bool:
+        """Whether this trial need not run; one that failed is tried again."""
+        return key in self.records and self.records[key].status == "done"
+
+    def add(self, record: TrialRecord) -> None:
+        """Keep a trial that has ended."""
+        self.records[record.key] = record
+        append_line(self.trials, json.dumps(record.to_dict()))
+
+    def finish(self, keys: Sequence[str], verdict: VerdictRecord) -> None:
+        """Put the trials in the plan's order, those of other plans behind them, and write the verdict."""
+        others = [key for key in self.records if key not in set(keys)]
+        self._write([self.records[key] for key in (*keys, *others)])
+        write_atomic(self.path / "verdict.json", json.dumps(verdict.to_dict(), indent=1) + "\n")
+
+    def _write(self, rows: Sequence[TrialRecord]) -> None:
+        write_atomic(self.trials, "".join(json.dumps(row.to_dict()) + "\n" for row in rows))

@@ -1,0 +1,66 @@
+"""``batchnorm study`` and ``batchnorm report`` as a person uses them."""
+
+import json
+
+import pytest
+
+from batchnorm.records import read_verdicts
+from tests.cli.test_train import run
+
+
+def test_a_study_says_what_it_costs_then_its_verdict_and_becomes_a_book(tmp_path):
+    first = run("study", "moving-average", "--jobs", "1", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert first.stderr == ""
+    lines = first.stdout.splitlines()
+    assert lines[0].split() == ["study", "trials", "to", "do", "about"]
+    assert lines[1].split()[:3] == ["c07-moving-average", "7", "7"]
+    assert any(line.startswith("    against: ") for line in lines)
+    assert "c07 moving-average: holds" in lines
+    assert lines[-1] == "records studies"
+    again = run("study", "--resume", "--jobs", "1", "--json", cwd=tmp_path)
+    printed = json.loads(again.stdout)
+    assert printed["directory"] == "studies"
+    assert [record["verdict"] for record in printed["studies"]] == ["holds"]
+    assert read_verdicts(tmp_path / "studies")[0].trials == 7
+    book = run("report", "studies", cwd=tmp_path)
+    assert book.stdout == "report  studies/site/index.html\n"
+    assert (tmp_path / "studies" / "site" / "c07-moving-average.html").is_file()
+
+
+def test_all_are_announced_and_nothing_runs_dry(tmp_path):
+    result = run("study", "--dry-run", "--seeds", "2", cwd=tmp_path)
+    names = [
+        line.split("-")[0] for line in result.stdout.splitlines() if line[:1] == "c" and line[3:4] == "-"
+    ]
+    assert names == [f"c{number:02}" for number in range(1, 15)]
+    assert not list(tmp_path.glob("studies/*/trials.jsonl"))
+
+
+def test_a_run_gets_its_page(tmp_path):
+    small = ["--epochs", "1", "--train-images", "300", "--recalibration-images", "300", "--arms", "none"]
+    run("train", *small, "--batch-size", "100", "--out", "here", cwd=tmp_path)
+    (tmp_path / "here" / "report.html").unlink()
+    result = run("report", "here", "--json", cwd=tmp_path)
+    assert json.loads(result.stdout) == {"pages": ["here/report.html"]}
+    assert (tmp_path / "here" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["study", "c77"], "study: names expected all or some of c01-convergence, "),
+        (["study", "--profile", "slow"], "study: profile expected quick or full, got 'slow'"),
+        (["study", "c07", "--seeds", "0"], "study: seeds expected an integer >= 1, got 0"),
+        (["study", "c07", "--jobs", "0"], "study: jobs expected an integer >= 1, got 0"),
+        (["study", "c07", "--executor", "abacus"], "study: executor expected one of local, dask, ray, got"),
+        (["study", "--resume"], "study: resume expected studies with plan.json in studies, got none"),
+        (["study", "c07", "--out", "/proc/nowhere"], "study: out expected a directory that can be written"),
+        (["report", "nowhere"], "report: directories expected a run or studies, got nowhere with neither"),
+    ],
+)
+def test_bad_input_gets_one_line_and_exit_code_2(tmp_path, arguments, message):
+    result = run(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
