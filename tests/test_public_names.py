@@ -7,7 +7,17 @@ import sys
 import pytest
 
 NAMES = {
-    "batchnorm": ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "lean", "nn", "ops", "recalibrate", "stats"],
+    "batchnorm": [
+        "BatchNorm1d",
+        "BatchNorm2d",
+        "BatchNorm3d",
+        "fold",
+        "lean",
+        "nn",
+        "ops",
+        "recalibrate",
+        "stats",
+    ],
     "batchnorm.nn": ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "lean", "statistics"],
     "batchnorm.nn.statistics": ["Batch", "Statistics"],
     "batchnorm.ops": [
@@ -43,11 +53,15 @@ NAMES = {
         "SampleWarning",
     ],
     "batchnorm.surgery": [
+        "fold",
+        "Folded",
+        "FoldReport",
         "LayerChange",
         "LayerStatistics",
         "population_statistics",
         "recalibrate",
         "RecalibrationReport",
+        "ScaleShift",
         "swapped_statistics",
     ],
     "batchnorm.train": ["ARMS", "MODELS", "Observer", "TrainConfig", "train"],

@@ -10,14 +10,15 @@ if TYPE_CHECKING:
     from batchnorm import nn, ops
     from batchnorm.nn import BatchNorm1d, BatchNorm2d, BatchNorm3d, lean
     from batchnorm.nn import statistics as stats
-    from batchnorm.surgery import recalibrate
+    from batchnorm.surgery import fold, recalibrate
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "lean", "nn", "ops", "recalibrate", "stats"]
+__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "fold", "lean", "nn", "ops", "recalibrate", "stats"]
 
 _HOMES = {
     "BatchNorm1d": "batchnorm.nn",
     "BatchNorm2d": "batchnorm.nn",
     "BatchNorm3d": "batchnorm.nn",
+    "fold": "batchnorm.surgery",
     "lean": "batchnorm.nn",
     "recalibrate": "batchnorm.surgery",
 }
