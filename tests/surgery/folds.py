@@ -46,7 +46,7 @@ def assert_folds(model, *inputs, example=None, within=1e-12):
 
 
 class Network(nn.Module):
-    """Modules by name, and what is done with them: ``run(network, *inputs)``."""
+    """Modules by name, and what is done with them: ``run(network, x)``."""
 
     def __init__(self, run, **modules):
         super().__init__()
@@ -54,5 +54,5 @@ class Network(nn.Module):
             setattr(self, name, module)
         self.run = run
 
-    def forward(self, *inputs):
-        return self.run(self, *inputs)
+    def forward(self, x):
+        return self.run(self, x)

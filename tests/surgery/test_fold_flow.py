@@ -1,7 +1,9 @@
 """Which batch norm is folded into what: by data flow, never by order or name; what is not sure is left."""
 
 import copy
+import dataclasses
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -13,6 +15,12 @@ import batchnorm as bn
 from batchnorm.surgery import Folded, ScaleShift, fold
 from tests.surgery.folds import Network, assert_folds, settled
 from tests.surgery.networks import snapshot
+
+
+def script(module):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of torch.jit as a whole; it still works
+        return torch.jit.script(module)
 
 
 def images(size=6, batch=2, channels=4):
@@ -271,7 +279,11 @@ class Standardized(nn.Conv2d):
         return F.conv2d(x, self.weight / self.weight.std(), self.bias, padding=1)
 
 
-class Same(nn.Conv2d):
+class Subclass(nn.Conv2d):
+    pass
+
+
+class Halved(nn.Conv2d):
     def _conv_forward(self, input, weight, bias):
         return super()._conv_forward(input, weight / 2, bias)
 
@@ -283,7 +295,8 @@ class Same(nn.Conv2d):
         (lambda conv: pruned(conv), "conv, which has hooks"),
         (lambda conv: parametrizations.weight_norm(conv), "conv, which is parametrized"),
         (lambda conv: Standardized(4, 4, 3, padding=1), "conv2d"),
-        (lambda conv: Same(4, 4, 3, padding=1), "conv, which has a forward of its own"),
+        (lambda conv: Halved(4, 4, 3, padding=1), "conv2d"),
+        (lambda conv: Subclass(4, 4, 3, padding=1), None),
         (lambda conv: nn.LazyConv2d(4, 3, padding=1), None),
     ],
 )
@@ -405,7 +418,7 @@ def test_what_tracing_cannot_see_the_example_does():
     model = settled(Branching(block(), inside=lambda net, x: x + net.parts[0][0](x)))
     before = snapshot(model)
     for inplace in (False, True):
-        with pytest.raises(ValueError, match=r"fold: difference expected at most 1e-10 .*, got 0\.\d+"):
+        with pytest.raises(ValueError, match=r"fold: difference expected at most 1e-10 .*, got \d"):
             fold(model, images(), inplace=inplace)
         assert snapshot(model) == before
 
@@ -496,7 +509,7 @@ def test_other_modules_keep_their_names_and_the_result_copies_pickles_scripts_an
     for copied in (
         copy.deepcopy(folded),
         pickle.loads(pickle.dumps(folded)),
-        torch.jit.script(folded),
+        script(folded),
         torch.fx.symbolic_trace(folded),
         fold(folded)[0],
     ):
@@ -506,38 +519,44 @@ def test_other_modules_keep_their_names_and_the_result_copies_pickles_scripts_an
 def test_a_folded_linear_with_its_guard_scripts_and_traces():
     folded, _ = fold(settled(nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5))))
     x = torch.randn(3, 4, dtype=torch.float64)
-    for other in (torch.jit.script(folded), torch.fx.symbolic_trace(folded)):
+    for other in (script(folded), torch.fx.symbolic_trace(folded)):
         assert torch.equal(other(x), folded(x))
 
 
 def test_examples_are_tensors_tuples_or_dicts_and_outputs_may_be_nested():
-    model = network(lambda net, x, y: {"a": [net.norm(net.conv(x)), (y,)], "b": None})
-    x = images()
-    assert fold(model, (x, x))[1].difference < 1e-13
-    named = network(FOLLOWED)
-    named.forward = lambda x: named.run(named, x)
-    assert fold(settled(nn.Sequential(block())), {"input": x})[1].difference < 1e-13
+    @dataclasses.dataclass
+    class Output:
+        value: torch.Tensor
+
+    model, x = network(lambda net, x: {"a": [net.norm(net.conv(x)), (Output(x),)], "b": None}), images()
+    for example in (x, (x,), {"x": x}):
+        assert fold(model, example)[1].difference < 1e-13
+    wrong = network(
+        lambda net, x: [Output(net.norm(net.conv(x)))] * (2 - isinstance(net.norm, nn.BatchNorm2d))
+    )
+    refused(wrong, "fold: model expected 1 outputs, got 2", example=x)
 
 
 # Refusals.
 
 
 def refused(model, words, **options):
+    words = words if words.startswith("fold: ") else f"fold: model expected {words}"
     with pytest.raises(ValueError, match=words):
         fold(model, **options)
 
 
 def test_models_that_cannot_be_folded_are_refused():
-    refused(nn.Sequential(nn.BatchNorm1d(2)), "fold: model expected in prediction mode, got training mode")
+    refused(nn.Sequential(nn.BatchNorm1d(2)), "in prediction mode, got training mode")
     refused(
         nn.Sequential(nn.LazyLinear(2)).eval(), r"fold: model expected initialized parameters, got lazy 0"
     )
-    refused(torch.jit.script(block().eval()), "fold: model expected before scripting, got a ScriptModule")
+    refused(script(block().eval()), "before scripting, got a ScriptModule")
     refused(block().eval(), "fold: tolerance expected a number >= 0, got -1", tolerance=-1)
     with pytest.raises(TypeError, match=r"fold: model expected a torch.nn.Module, got int"):
         fold(3)
     model = network(lambda net, x: None)
-    refused(model, "fold: model expected to return tensors, got NoneType", example=images())
+    refused(model, "to return tensors, got NoneType", example=images())
 
 
 @pytest.mark.parametrize(

@@ -4,17 +4,25 @@ from typing import Any
 
 from torch import fx
 
-__all__ = ["Axis", "before_move"]
+__all__ = ["Axis", "before_move", "is_move"]
 
 Axis = tuple[int, int]
 """An axis, counted from 0, and the rank of its tensor."""
 
 
+_MOVES = ("contiguous", "flatten", "permute", "swapaxes", "transpose")
+
+
+def is_move(node: fx.Node) -> bool:
+    """Whether a node gives the values it is given, perhaps in another shape or order."""
+    return node.op in ("call_method", "call_function") and _name(node) in _MOVES and not node.kwargs
+
+
 def before_move(node: fx.Node, axis: Axis) -> Axis | None:
-    """The place, in a node's input, of an axis of its output; None if the node does anything else.
+    """The place, in a move's input, of an axis of its output; None if that cannot be told.
 
     Args:
-        node: ``transpose``, ``permute``, ``contiguous``, or ``flatten`` of axes before this one.
+        node: One for which `is_move` holds.
         axis: Of the output.
 
     Example:
@@ -23,17 +31,18 @@ def before_move(node: fx.Node, axis: Axis) -> Axis | None:
         >>> before_move(transposed, (1, 2)), before_move(flattened, (1, 2))
         ((0, 2), (2, 3))
     """
-    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
-    arguments = node.args[1:]
-    if node.kwargs or node.op not in ("call_method", "call_function"):
-        return None
-    if name == "contiguous" and not arguments:
-        return axis
+    name, arguments = _name(node), node.args[1:]
+    if name == "contiguous":
+        return axis if not arguments else None
     place, rank = axis
     if name == "flatten" and arguments and all(isinstance(argument, int) for argument in arguments):
         return _before_flatten(place, rank, *arguments)
     order = _order(name, arguments, rank)
     return None if order is None else (order[place], rank)
+
+
+def _name(node: fx.Node) -> object:
+    return node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
 
 
 def _before_flatten(place: int, rank: int, start: Any, end: Any = -1) -> Axis | None:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from batchnorm.surgery.constants import hooks_of, is_norm
+from batchnorm.surgery.folding import is_plain
 from batchnorm.surgery.remains import Folded
 
 __all__ = ["Flow", "data_users", "input_of", "trace_flow"]
@@ -61,6 +62,8 @@ def trace_flow(model: nn.Module) -> Flow:
     """
     network = _skeleton(model)
     flow = Flow(network, {module: name for name, module in network.named_modules()})
+    # Asked now: while tracing, a module's tensors are placeholders.
+    leaves = {module for module in network.modules() if _is_leaf(module)}
     # What hooks see is what goes in and out, so flow must not be followed across such a module's border.
     borders = {module for module in network.modules() if any(hooks_of(module))}
     waiting, roots = [network], set[nn.Module]()
@@ -69,13 +72,13 @@ def trace_flow(model: nn.Module) -> Flow:
         if root in roots:
             continue
         roots.add(root)
-        if _Tracer(set()).is_leaf_module(root, ""):
+        if _Tracer(leaves).is_leaf_module(root, ""):
             flow.calls[root].append(None)
             waiting.extend(root.children())
             continue
         for hooks in hooks_of(root):
             hooks.clear()  # they would run, on placeholders
-        graphs = _graphs(root, borders, flow)
+        graphs = _graphs(root, leaves, borders, flow)
         if not graphs:
             waiting.extend(root.children())
         for graph in graphs:
@@ -109,21 +112,21 @@ def _skeleton(model: nn.Module) -> nn.Module:
 
 
 def _is_leaf(module: nn.Module) -> bool:
-    return is_norm(module) or isinstance(module, Folded)
+    return is_norm(module) or is_plain(module) or isinstance(module, Folded)
 
 
 class _Tracer(fx.Tracer):
-    """Traces down to batch norms, torch's own layers and the borders; remembers whose forward failed."""
+    """Traces down to the leaves and torch's own layers; remembers whose forward failed."""
 
     proxy_buffer_attributes = True
 
-    def __init__(self, borders: set[nn.Module]) -> None:
+    def __init__(self, leaves: set[nn.Module]) -> None:
         super().__init__()
-        self.borders = borders
+        self.leaves = leaves
         self.failed: nn.Module | None = None
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return _is_leaf(m) or m in self.borders or super().is_leaf_module(m, module_qualified_name)
+        return m in self.leaves or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -137,7 +140,7 @@ class _Tracer(fx.Tracer):
             raise
 
 
-def _graphs(root: nn.Module, borders: set[nn.Module], flow: Flow) -> list[fx.Graph]:
+def _graphs(root: nn.Module, leaves: set[nn.Module], borders: set[nn.Module], flow: Flow) -> list[fx.Graph]:
     """The flows through a module, or none if its own forward cannot be traced; adds to the borders.
 
     An argument that may be None is tried both ways: ``if mask is None`` asks for no value, and only one
@@ -149,7 +152,7 @@ def _graphs(root: nn.Module, borders: set[nn.Module], flow: Flow) -> list[fx.Gra
     for given in [{}, absent] if absent else [{}]:
         graph: fx.Graph | None = None
         while graph is None:
-            tracer = _Tracer(borders)
+            tracer = _Tracer(leaves | borders)
             try:
                 with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.no_grad():
                     warnings.simplefilter("ignore")

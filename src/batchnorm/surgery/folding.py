@@ -5,6 +5,8 @@ layer it gives W' = scale · W and b' = scale · b + shift, by output channel; b
 place of x, W' = W · scale by input channel and b' = b + W · shift.
 """
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -12,7 +14,16 @@ from torch.nn.utils import parametrize
 from batchnorm.surgery.axes import Axis
 from batchnorm.surgery.constants import Constants, hooks_of, runs_forward_of
 
-__all__ = ["Weighted", "channels_of", "fold_after", "fold_before", "is_output_axis", "takes_shift", "why_not"]
+__all__ = [
+    "Weighted",
+    "channels_of",
+    "fold_after",
+    "fold_before",
+    "is_output_axis",
+    "is_plain",
+    "takes_shift",
+    "why_not",
+]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -22,15 +33,20 @@ Weighted = nn.modules.conv._ConvNd | nn.Linear
 """The layers with weights that can take a batch norm in."""
 
 
-def why_not(module: nn.Module) -> str | None:
-    """Why a layer cannot take a batch norm in; None if it can."""
-    if not isinstance(module, Weighted):
-        return "is no convolution or linear layer"
-    if not runs_forward_of(module, *_LAYERS) or not any(
-        getattr(type(module), "_conv_forward", None) is getattr(kind, "_conv_forward", None)
-        for kind in _LAYERS
-    ):
-        return "has a forward of its own"
+def is_plain(module: nn.Module) -> TypeGuard[Weighted]:
+    """Whether a module is a layer with weights that runs torch's own forward, subclass or not."""
+    return (
+        isinstance(module, Weighted)
+        and runs_forward_of(module, *_LAYERS)
+        and any(
+            getattr(type(module), "_conv_forward", None) is getattr(kind, "_conv_forward", None)
+            for kind in _LAYERS
+        )
+    )
+
+
+def why_not(module: Weighted) -> str | None:
+    """Why a plain layer cannot take a batch norm in; None if it can."""
     if any(hooks_of(module)):
         return "has hooks"
     if parametrize.is_parametrized(module) or not isinstance(module._parameters.get("weight"), nn.Parameter):

@@ -6,10 +6,10 @@ from collections.abc import Container, Iterator, Mapping
 
 from torch import fx, nn
 
-from batchnorm.surgery.axes import Axis, before_move
+from batchnorm.surgery.axes import Axis, before_move, is_move
 from batchnorm.surgery.constants import Constants, constants_of, hooks_of, is_norm, runs_forward_of
 from batchnorm.surgery.dataflow import Flow, data_users, input_of
-from batchnorm.surgery.folding import Weighted, channels_of, is_output_axis, takes_shift, why_not
+from batchnorm.surgery.folding import Weighted, channels_of, is_output_axis, is_plain, takes_shift, why_not
 
 __all__ = ["Match", "Matching", "match"]
 
@@ -195,7 +195,7 @@ class _Matcher:
         """Where what a call is given was computed."""
         given, moves = input_of(call), []
         while isinstance(given, fx.Node):
-            if before_move(given, (1, 9)) is not None:
+            if is_move(given):
                 moves.append(given)
             elif self.flow.modules.get(given) not in self.passing:
                 return _Source(given, tuple(moves))
@@ -212,7 +212,7 @@ class _Matcher:
 
     def _layer(self, node: fx.Node, verb: str) -> Weighted:
         layer = self.flow.modules.get(node)
-        if not isinstance(layer, Weighted):
+        if layer is None or not is_plain(layer):
             raise _CannotError(f"{verb} {self._describe(node)}")
         reason = why_not(layer)
         if reason is None and self.owners[id(layer.weight)] > 1:
