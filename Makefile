@@ -8,7 +8,7 @@ APT := $(shell test "$$(id -u)" = 0 && command -v apt-get)
 DATA := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 CHROMIUM := /usr/bin/chromium
 
-.PHONY: run test check fix sanitize bench clean
+.PHONY: run test zoo check fix sanitize bench clean
 
 run: .venv/kernels.stamp $(if $(APT),$(DATA))
 	$(BIN)/batchnorm train
@@ -16,6 +16,11 @@ run: .venv/kernels.stamp $(if $(APT),$(DATA))
 # A process a core, each with one thread; the examples of one page build on each other, so files stay whole.
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
+
+# Networks of other people, in some minutes.
+zoo: .venv/dev.stamp
+	$(BIN)/pip install --quiet --constraint constraints.txt --group zoo
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -m zoo tests/zoo
 
 check: .venv/dev.stamp .venv/kernels.stamp $(if $(APT),$(DATA) $(CHROMIUM))
 	$(BIN)/ruff check

@@ -99,10 +99,11 @@ def test_a_batch_norm_goes_into_all_convolutions_it_feeds_or_into_none():
     "run",
     [
         lambda net, x: net.conv(net.norm(x.tanh())) + net.conv(x),
+        lambda net, x: net.conv(net.norm(x.tanh())) + net.conv(net.norm(x.tanh()).transpose(2, 3)),
         lambda net, x: (lambda y: net.conv(y) + y)(net.norm(x.tanh())),
         lambda net, x: net.conv(net.norm(x.tanh()).relu()),
     ],
-    ids=["other input", "other use", "activation"],
+    ids=["other input", "moved input", "other use", "activation"],
 )
 def test_what_follows_must_see_only_the_batch_norm(run):
     model = network(run, conv=nn.Conv2d(4, 4, 1))
@@ -124,6 +125,16 @@ def test_identities_between_are_passed():
 
 
 # Our layers, called with a residual.
+
+
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_a_second_batch_norm_is_not_folded_across_an_activation_or_a_residual(activation):
+    def run(net, x):
+        return net.other(net.norm(net.conv(x), residual=x if activation is None else None))
+
+    norm = bn.BatchNorm2d(4, activation=activation)
+    _, report = assert_folds(network(run, norm=norm, other=nn.BatchNorm2d(4)), images())
+    assert (list(report.folded), list(report.alone)) == (["norm"], ["other"])
 
 
 @pytest.mark.parametrize("activation", [None, "relu"])
