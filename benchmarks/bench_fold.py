@@ -38,9 +38,8 @@ def main() -> None:
     layout = torch.channels_last if arguments.channels_last else torch.contiguous_format
     model = model.to(memory_format=layout)
     folded, report = bn.fold(model, torch.randn(1, 3, 224, 224))
-    print(
-        f"{arguments.model}: {len(report.folded)} folded, {len(report.alone)} alone, torch {torch.__version__}"
-    )
+    counts = f"{len(report.folded)} folded, {len(report.alone)} alone"
+    print(f"{arguments.model}: {counts}, threads {arguments.threads}, {layout}, torch {torch.__version__}")
     for batch in map(int, arguments.batch_sizes.split(",")):
         images = torch.randn(batch, 3, 224, 224).to(memory_format=layout)
         timings = measure_pair(predictor(folded, images), predictor(model, images), arguments.pairs)
