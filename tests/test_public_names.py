@@ -53,6 +53,8 @@ NAMES = {
         "SampleWarning",
     ],
     "batchnorm.surgery": [
+        "export",
+        "ExportReport",
         "fold",
         "Folded",
         "FoldReport",

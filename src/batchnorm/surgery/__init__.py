@@ -1,6 +1,7 @@
-"""Model in, model out: population statistics, recalibration, folding."""
+"""Model in, model out: population statistics, recalibration, folding, export."""
 
 from batchnorm.surgery.borrow import swapped_statistics
+from batchnorm.surgery.export import ExportReport, export
 from batchnorm.surgery.fold import FoldReport, fold
 from batchnorm.surgery.pool import LayerStatistics
 from batchnorm.surgery.population import population_statistics
@@ -8,12 +9,14 @@ from batchnorm.surgery.recalibrate import LayerChange, RecalibrationReport, reca
 from batchnorm.surgery.remains import Folded, ScaleShift
 
 __all__ = [
+    "ExportReport",
     "FoldReport",
     "Folded",
     "LayerChange",
     "LayerStatistics",
     "RecalibrationReport",
     "ScaleShift",
+    "export",
     "fold",
     "population_statistics",
     "recalibrate",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from batchnorm.surgery.borrow import borrowed
 
-__all__ = ["TOLERANCES", "check_difference", "largest_difference", "outputs_of"]
+__all__ = ["TOLERANCES", "check_difference", "largest_difference", "outputs_of", "tensors_in"]
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """By dtype of the output, the relative difference that rounding explains."""
@@ -32,22 +32,23 @@ def outputs_of(model: nn.Module, example: Any) -> list[Tensor]:
             output = model(**example)
         else:
             output = model(*example) if isinstance(example, tuple) else model(example)
-    tensors = list(_tensors(output))
+    tensors = list(tensors_in(output))
     if not tensors:
         raise ValueError(f"fold: model expected to return tensors, got {type(output).__name__}")
     return tensors
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in what a model takes or returns, in order: in mappings, tuples, lists, dataclasses."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
-        yield from _tensors(tuple(value.values()))
+        yield from tensors_in(tuple(value.values()))
     elif isinstance(value, tuple | list):
         for item in value:
-            yield from _tensors(item)
+            yield from tensors_in(item)
     elif dataclasses.is_dataclass(value):
-        yield from _tensors(tuple(vars(value).values()))
+        yield from tensors_in(tuple(vars(value).values()))
 
 
 def largest_difference(before: Tensor, after: Tensor) -> float:
