@@ -12,6 +12,7 @@ NAMES = {
         "BatchNorm2d",
         "BatchNorm3d",
         "fold",
+        "interop",
         "lean",
         "nn",
         "ops",
@@ -52,6 +53,7 @@ NAMES = {
         "MIRRORS",
         "SampleWarning",
     ],
+    "batchnorm.interop": ["from_flax", "from_keras", "to_flax", "to_keras"],
     "batchnorm.surgery": [
         "export",
         "ExportReport",

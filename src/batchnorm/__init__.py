@@ -7,12 +7,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from batchnorm import nn, ops
+    from batchnorm import interop, nn, ops
     from batchnorm.nn import BatchNorm1d, BatchNorm2d, BatchNorm3d, lean
     from batchnorm.nn import statistics as stats
     from batchnorm.surgery import fold, recalibrate
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "fold", "lean", "nn", "ops", "recalibrate", "stats"]
+__all__ = [
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "fold",
+    "interop",
+    "lean",
+    "nn",
+    "ops",
+    "recalibrate",
+    "stats",
+]
 
 _HOMES = {
     "BatchNorm1d": "batchnorm.nn",
@@ -22,7 +33,12 @@ _HOMES = {
     "lean": "batchnorm.nn",
     "recalibrate": "batchnorm.surgery",
 }
-_MODULES = {"nn": "batchnorm.nn", "ops": "batchnorm.ops", "stats": "batchnorm.nn.statistics"}
+_MODULES = {
+    "interop": "batchnorm.interop",
+    "nn": "batchnorm.nn",
+    "ops": "batchnorm.ops",
+    "stats": "batchnorm.nn.statistics",
+}
 
 
 def __getattr__(name: str) -> Any:

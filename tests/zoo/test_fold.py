@@ -2,12 +2,11 @@
 
 import pytest
 
-pytest.importorskip("pytorchcv", reason="the networks of pytorchcv: pip install --group zoo")
-pytest.importorskip("transformers", reason="the networks of transformers: pip install --group zoo")
-
 from tests.zoo.architectures import ARCHITECTURES
 from tests.zoo.measure_fold import measure
 
+for package in ("pytorchcv", "transformers"):
+    pytest.importorskip(package, reason="pip install --group zoo")
 pytestmark = pytest.mark.zoo
 
 
