@@ -180,6 +180,40 @@ def test_our_networks_fold_whole():
         assert not report.kept
 
 
+@pytest.mark.parametrize(
+    "stats", [bn.stats.Ghost(2), bn.stats.Renorm(), bn.stats.Frozen(), bn.stats.Synced()]
+)
+def test_kinds_of_statistics_that_predict_alike_fold(stats):
+    model = network(FOLLOWED, norm=bn.BatchNorm2d(4, stats=stats))
+    model.norm.train(isinstance(stats, bn.stats.Frozen))  # constants in training mode too
+    assert assert_folds(model, images())[1].folded == {"norm": ("conv",)}
+
+
+def test_statistics_by_domain_are_kept():
+    def run(net, x):
+        return net.norm(net.conv(x), domain=1)
+
+    _, report = assert_folds(network(run, norm=bn.BatchNorm2d(4, stats=bn.stats.Domains(3))), images())
+    assert report.kept == {"norm": "keeps statistics of shape (3, 4), not one per channel"}
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (3, 6, 4), (3, 6, 5, 4)])
+def test_channels_last_meet_those_of_linear_at_any_rank(shape):
+    kind = bn.BatchNorm2d if len(shape) == 4 else bn.BatchNorm1d
+    x = torch.randn(shape, dtype=torch.float64)
+    first = settled(nn.Sequential(nn.Linear(4, 5), kind(5, channel_dim=-1)))
+    last = settled(nn.Sequential(kind(4, channel_dim=-1), nn.Linear(4, 5)))
+    alone = settled(nn.Sequential(nn.ReLU(), kind(4, channel_dim=-1)))
+    assert assert_folds(first, x)[1].folded == {"1": ("0",)}
+    assert assert_folds(last, x)[1].folded == {"0": ("1",)}
+    assert list(assert_folds(alone, x)[1].alone) == ["1"]
+
+
+def test_channels_last_are_not_those_of_a_convolution():
+    model = settled(nn.Sequential(nn.Conv2d(4, 6, 1), bn.BatchNorm2d(6, channel_dim=-1)))
+    assert list(assert_folds(model, images())[1].alone) == ["1"]
+
+
 # What is kept, and why.
 
 

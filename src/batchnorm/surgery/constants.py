@@ -25,6 +25,7 @@ class Constants:
         shift: bias − running_mean · scale, likewise.
         fused: Whether it is one of our layers, which may be called with a residual.
         activation: Of our layers; None elsewhere.
+        channel_dim: Axis of the channels: 1, or -1 for ours with that argument.
         dims: The only rank of input that the layer takes; None if there are several.
         dtype: In which the layer computes.
         requires_grad: Whether its parameters are trained.
@@ -34,6 +35,7 @@ class Constants:
     shift: Tensor
     fused: bool
     activation: str | None
+    channel_dim: int
     dims: int | None
     dtype: torch.dtype
     requires_grad: bool
@@ -81,7 +83,9 @@ def constants_of(module: nn.Module, name: str) -> Constants | str:
             return f"{type(module).__name__} has a forward of its own"
         if module.running_mean is None or module.running_var is None:
             return NO_STATISTICS
-    if module.training:
+    fused = runs_forward_of(module, BatchNorm2d)
+    # ours may be frozen and then takes the running statistics in training mode too
+    if module.learns() if fused else module.training:  # type: ignore[operator]
         return "in training mode: it normalizes with the batch"
     running_mean, running_var, weight, bias = (getattr(module, name) for name in _TENSORS)
     mean, var = _exact(running_mean), _exact(running_var)
@@ -96,12 +100,12 @@ def constants_of(module: nn.Module, name: str) -> Constants | str:
     shift = (0.0 if bias is None else _exact(bias)) - mean * scale
     if not (torch.isfinite(scale).all() and torch.isfinite(shift).all()):
         raise ValueError(f"fold: weight and bias of {name} expected finite numbers, got NaN or infinity")
-    fused = runs_forward_of(module, BatchNorm2d)
     constants = Constants(
         scale,
         shift,
         fused,
         getattr(module, "activation", None) if fused else None,
+        getattr(module, "channel_dim", 1) if fused else 1,
         next((dims for kind, dims in _RANKS if isinstance(module, kind)), None),
         torch.promote_types(running_mean.dtype, torch.float32),
         isinstance(weight, nn.Parameter) and weight.requires_grad,

@@ -163,7 +163,7 @@ def _apply(found: Match, modules: Mapping[str, nn.Module], undo: contextlib.Exit
             values.to(next(_values(norm)).device, constants.dtype)
             for values in (constants.scale, constants.shift)
         )
-        remains = ScaleShift(weight, bias, constants.activation)
+        remains = ScaleShift(weight, bias, constants.activation, constants.channel_dim)
         remains.requires_grad_(constants.requires_grad)
     elif constants.fused or found.dims is not None:
         remains = Folded(constants.activation, found.dims)

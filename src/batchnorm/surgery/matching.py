@@ -50,9 +50,9 @@ class _Source:
     node: fx.Node
     moves: tuple[fx.Node, ...]
 
-    def channels_reach(self, layer: nn.Module, dims: int) -> bool:
-        """Whether axis 1 of what is used, of rank dims, has the channels that the layer computed."""
-        axis: Axis | None = (1, dims)
+    def channels_reach(self, layer: nn.Module, used: Axis) -> bool:
+        """Whether an axis of what is used has the channels that the layer computed."""
+        axis: Axis | None = used
         for move in self.moves:
             axis = None if axis is None else before_move(move, axis)
         return axis is not None and isinstance(layer, Weighted) and is_output_axis(layer, axis)
@@ -134,14 +134,14 @@ class _Matcher:
             (
                 dims
                 for dims in self._possible_dims(name, constants)
-                if all(s.channels_reach(self.flow.modules[s.node], dims) for s in sources)
+                if all(s.channels_reach(self.flow.modules[s.node], _axis(constants, dims)) for s in sources)
             ),
             None,
         )
         if dims is None or any(channels_of(layer)[1] != len(constants.scale) for layer in layers.values()):
             raise _CannotError(f"its channels are not those of {', '.join(layers)}")
         moves = {move for source in sources for move in source.moves}
-        guard = dims if moves or constants.dims != dims else None
+        guard = dims if moves else _guard(constants, dims)
         for layer_name, layer in layers.items():
             for call in self._calls(layer):
                 for value, user in self._consumers(call, moves):
@@ -170,13 +170,13 @@ class _Matcher:
             (
                 dims
                 for dims in self._possible_dims(name, constants)
-                if layers and all(is_output_axis(layer, (1, dims)) for layer in layers.values())
+                if layers and all(is_output_axis(layer, _axis(constants, dims)) for layer in layers.values())
             ),
             None,
         )
         if dims is None or any(channels_of(layer)[0] != len(constants.scale) for layer in layers.values()):
             raise _CannotError(f"its channels are not those of {', '.join(layers) or 'what follows'}")
-        return Match(name, constants, after=tuple(layers), dims=None if constants.dims == dims else dims)
+        return Match(name, constants, after=tuple(layers), dims=_guard(constants, dims))
 
     def _possible_dims(self, name: str, constants: Constants) -> tuple[int, ...]:
         """The ranks of input that the batch norm may be made for."""
@@ -231,6 +231,16 @@ class _Matcher:
 
 
 _KNOWN = {"input", "residual"}
+
+
+def _axis(constants: Constants, dims: int) -> Axis:
+    """The axis that a batch norm normalizes, of an input of so many dimensions."""
+    return constants.channel_dim % dims, dims
+
+
+def _guard(constants: Constants, dims: int) -> int | None:
+    """The rank to insist on: not if the layer did, nor if the last axis meets the last of a Linear."""
+    return None if constants.dims == dims or constants.channel_dim == -1 else dims
 
 
 def _known(calls: list[fx.Node | None]) -> Iterator[fx.Node]:

@@ -30,8 +30,9 @@ def _expect_rank(input: Tensor, dims: int) -> Tensor:
 
 
 @fx.wrap
-def _scale_shift(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    shape = [1, -1] + [1] * (input.dim() - 2)
+def _scale_shift(input: Tensor, weight: Tensor, bias: Tensor, channel_dim: int) -> Tensor:
+    shape = [1] * input.dim()
+    shape[channel_dim] = -1
     return torch.addcmul(bias.view(shape), input, weight.view(shape)).to(input.dtype)
 
 
@@ -74,6 +75,7 @@ class ScaleShift(Folded):
         weight: Scale per channel, ``(C,)``.
         bias: Shift per channel, ``(C,)``.
         activation: As in `batchnorm.ops.ACTIVATIONS`.
+        channel_dim: Axis of the channels, 1 or -1.
 
     Shape:
         ``(N, C, *spatial)`` of any rank; the output has the input's dtype.
@@ -84,15 +86,20 @@ class ScaleShift(Folded):
         [7.0, 0.0]
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, activation: str | None = None) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor, activation: str | None = None, channel_dim: int = 1
+    ) -> None:
         super().__init__(activation)
+        self.channel_dim = channel_dim
         self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(bias)
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """Scale, shift, add, activate."""
-        return self._finish(_scale_shift(input, self.weight, self.bias), residual)
+        return self._finish(_scale_shift(input, self.weight, self.bias, self.channel_dim), residual)
 
     def extra_repr(self) -> str:
-        """The number of channels."""
-        return str(self.weight.numel())
+        """The number of channels, and where they are if not at axis 1."""
+        return f"{self.weight.numel()}" + (
+            "" if self.channel_dim == 1 else f", channel_dim={self.channel_dim}"
+        )
