@@ -123,15 +123,21 @@ def _check_values(input: Tensor, known: Moments, given: Given) -> None:
 
 
 def _scaling(layer: Any, known: Moments, given: Given, rows: tuple[int, ...] | None) -> Scaling:
-    mean, var, held = known.mean, known.var, None
-    running_mean, running_var = torch.zeros_like(mean[:1]), torch.ones_like(var[:1])
-    if layer.running_mean is not None:
+    scaling = Scaling(known.mean, known.var, total=known.total)
+    lonely = given.weights is not None or len(given.sizes) > 1
+    renorm = layer.stats.find(Renorm)
+    if not lonely and renorm is None:
+        return scaling
+    if layer.running_mean is None:
+        running_mean, running_var = torch.zeros_like(known.mean), torch.ones_like(known.mean)
+    else:
         running_mean, running_var = rows_of(layer.running_mean, rows), rows_of(layer.running_var, rows)
-    if given.weights is not None or len(given.sizes) > 1:
+    if lonely:
         # what has fewer than two values has no statistics of its own
         held = known.freedom == 0
-        mean, var = torch.where(held, running_mean, mean), torch.where(held, running_var, var)
-    r = d = None
-    if layer.stats.find(Renorm) is not None:
-        r, d = corrected(layer, mean, var, running_mean, running_var, rows)
-    return Scaling(mean, var, held, known.total, r, d)
+        mean, var = torch.where(held, running_mean, known.mean), torch.where(held, running_var, known.var)
+        scaling = scaling._replace(mean=mean, var=var, held=held)
+    if renorm is not None:
+        r, d = corrected(layer, scaling.mean, scaling.var, running_mean, running_var, rows)
+        scaling = scaling._replace(r=r, d=d)
+    return scaling
