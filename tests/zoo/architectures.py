@@ -34,7 +34,7 @@ TRANSFORMERS = {
     "MobileNetV2": ({"depth_multiplier": 0.35}, "ForImageClassification"),
     "Levit": (LEVIT | {"key_dim": [8] * 3}, "ForImageClassification"),
     "MobileViT": (MOBILE, "ForImageClassification"),
-    "Cvt": ({"embed_dim": [8, 16, 32], "depth": [1] * 3, "num_heads": [1] * 3}, "ForImageClassification"),
+    "Cvt": ({"embed_dim": [8, 16, 32], "depth": [1, 2, 3], "num_heads": [1] * 3}, "ForImageClassification"),
     "EfficientNet": ({"hidden_dim": 320, "width_coefficient": 0.25, "depth_coefficient": 0.25}, "Model"),
 }
 
