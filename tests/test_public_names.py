@@ -97,6 +97,14 @@ NAMES = {
         "SampleWarning",
     ],
     "batchnorm.interop": ["from_flax", "from_keras", "to_flax", "to_keras"],
+    "batchnorm.targets": [
+        "load_factory",
+        "load_model",
+        "load_state",
+        "pack_state",
+        "put_state",
+        "unpack_state",
+    ],
     "batchnorm.surgery": [
         "export",
         "ExportReport",
