@@ -63,15 +63,21 @@ def test_links_to_files_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
-def book_table():
-    spec = importlib.util.spec_from_file_location("book_table", ROOT / "tools" / "book_table.py")
+def table(kind):
+    """The table that ``tools/KIND_table.py`` makes of its record."""
+    spec = importlib.util.spec_from_file_location(kind, ROOT / "tools" / f"{kind}_table.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.book_table(json.loads((ROOT / "docs" / "results" / "book.json").read_text()))
+    record = json.loads((ROOT / "docs" / "results" / f"{kind}.json").read_text())
+    return getattr(module, f"{kind}_table")(record)
 
 
 @pytest.mark.parametrize("page", READMES, ids=lambda page: page.name)
 def test_the_readmes_table_is_that_of_the_record(page):
-    numbers = [row.split("|", 2)[2] for row in book_table().splitlines()[2:]]
+    numbers = [row.split("|", 2)[2] for row in table("book").splitlines()[2:]]
     for row in numbers:
         assert row in page.read_text()
+
+
+def test_the_table_of_folded_networks_is_that_of_the_record():
+    assert table("fold") in (ROOT / "docs" / "fold.md").read_text()
