@@ -60,12 +60,12 @@ def _kind(why):
     words = []
     for part in why.split("; "):
         verb, _, what = part.partition(" ") if part.startswith(("follows ", "feeds ")) else ("", "", part)
-        if "(" in what:
-            what = what[what.index("(") + 1 : -1]
+        if " also feeds " in what:
+            what = "the layer before also feeds another"
         elif what.endswith("cannot be traced"):
             what = "in a forward that cannot be traced"
-        elif " also feeds " in what:
-            what = "the layer before also feeds another"
+        elif "(" in what:
+            what = what[what.index("(") + 1 : -1]
         else:
             what = what.rstrip("_0123456789")
         words.append(f"{verb} {what}".strip())
