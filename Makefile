@@ -17,9 +17,9 @@ run: .venv/kernels.stamp $(if $(APT),$(DATA))
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
-# Other people's networks are converted, fused and reverted.
+# Other people's networks are converted, folded and exported, in some minutes.
 zoo: .venv/zoo.stamp .venv/kernels.stamp
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m zoo tests/zoo
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -m zoo tests/zoo
 
 check: .venv/dev.stamp .venv/kernels.stamp $(if $(APT),$(DATA) $(CHROMIUM))
 	$(BIN)/ruff check

@@ -83,3 +83,9 @@ def test_the_readmes_table_is_that_of_the_record(page):
     numbers = [row.split("|", 2)[2] for row in table.splitlines()[2:]]
     for row in numbers:
         assert row in page.read_text()
+
+
+def test_the_table_of_folded_networks_is_that_of_the_record():
+    assert (
+        table_of("tools/fold_table.py", "fold_table", "fold.json") in (ROOT / "docs" / "fold.md").read_text()
+    )

@@ -7,10 +7,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from batchnorm import nn, ops
+    from batchnorm import interop, nn, ops
     from batchnorm.nn import BatchNorm1d, BatchNorm2d, BatchNorm3d, BatchNormLSTM, lean
     from batchnorm.nn import statistics as stats
-    from batchnorm.surgery import convert, recalibrate, reduce_running_stats, revert
+    from batchnorm.surgery import convert, fold, recalibrate, reduce_running_stats, revert
 
 __all__ = [
     "BatchNorm1d",
@@ -18,6 +18,8 @@ __all__ = [
     "BatchNorm3d",
     "BatchNormLSTM",
     "convert",
+    "fold",
+    "interop",
     "lean",
     "nn",
     "ops",
@@ -33,12 +35,18 @@ _HOMES = {
     "BatchNorm3d": "batchnorm.nn",
     "BatchNormLSTM": "batchnorm.nn",
     "convert": "batchnorm.surgery",
+    "fold": "batchnorm.surgery",
     "lean": "batchnorm.nn",
     "recalibrate": "batchnorm.surgery",
     "reduce_running_stats": "batchnorm.surgery",
     "revert": "batchnorm.surgery",
 }
-_MODULES = {"nn": "batchnorm.nn", "ops": "batchnorm.ops", "stats": "batchnorm.nn.statistics"}
+_MODULES = {
+    "interop": "batchnorm.interop",
+    "nn": "batchnorm.nn",
+    "ops": "batchnorm.ops",
+    "stats": "batchnorm.nn.statistics",
+}
 
 
 def __getattr__(name: str) -> Any:

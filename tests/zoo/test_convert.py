@@ -9,7 +9,7 @@ import torch
 
 import batchnorm as bn
 from tests.surgery.test_convert import fingerprint
-from tests.zoo.architectures import ARCHITECTURES, build
+from tests.zoo.small_networks import ARCHITECTURES, build
 
 pytestmark = pytest.mark.zoo
 PAGE = Path(__file__).parent.parent.parent / "docs" / "convert.md"

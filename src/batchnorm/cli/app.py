@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from batchnorm.cli import bench, report, study, train
+from batchnorm.cli import bench, export, fold, recalibrate, report, study, train
 
 __all__ = ["app", "main"]
 
@@ -26,6 +26,9 @@ _UsageError: Any = typer.BadParameter.__mro__[1]
 app.command("train", help=train.HELP)(train.command)
 app.command("study", help=study.HELP)(study.command)
 app.command("report", help=report.HELP)(report.command)
+app.command("recalibrate", help=recalibrate.HELP)(recalibrate.command)
+app.command("fold", help=fold.HELP)(fold.command)
+app.command("export", help=export.HELP)(export.command)
 app.command("bench", help=bench.HELP)(bench.command)
 
 

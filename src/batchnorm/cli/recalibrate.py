@@ -1,0 +1,112 @@
+"""``batchnorm recalibrate``: population statistics in the place of the running ones."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from batchnorm.cli.examples import WatchedLoader, check_out, first_input, load_batches, pack_checked
+from batchnorm.cli.progress import make_console
+from batchnorm.cli.words import words
+from batchnorm.records import write_atomic
+
+if TYPE_CHECKING:
+    from batchnorm.surgery import RecalibrationReport
+
+__all__ = ["HELP", "command"]
+
+HELP = """Replace a model's running statistics by those of a data set.
+
+TARGET is package.module:factory or file.py:factory, called without arguments; --data is a factory of
+an iterable of training batches. The model's tensors are written as safetensors, the old statistics
+beside them as OUT.before.safetensors."""
+
+Setting = typer.Option
+
+
+def command(
+    target: Annotated[str, typer.Argument(help="Model factory.")],
+    data: Annotated[str, Setting(help="Factory of an iterable of batches.")],
+    out: Annotated[Path, Setting("--out", "-o", help="The file to write, .safetensors.")],
+    weights: Annotated[Path | None, Setting(help="Checkpoint for the factory's model.")] = None,
+    method: Annotated[str, Setting(help="auto, layerwise or onepass.")] = "auto",
+    layers: Annotated[str, Setting(help="Comma-separated names; all that are not frozen if empty.")] = "",
+    samples: Annotated[int | None, Setting(help="Use so many samples.")] = None,
+    batches: Annotated[int | None, Setting(help="Use so many batches.")] = None,
+    tolerance: Annotated[
+        float | None, Setting(help="Stop when the means are known to so many standard deviations.")
+    ] = None,
+    device: Annotated[str | None, Setting(help="Where to compute, as cuda.")] = None,
+    allow_small_batches: Annotated[
+        bool, Setting("--allow-small-batches", help="One pass even with small batches.")
+    ] = False,
+    verify: Annotated[bool, Setting(help="Read the file into a fresh model and compare predictions.")] = True,
+    force: Annotated[bool, Setting("--force", help="Replace the files if they exist.")] = False,
+    as_json: Annotated[bool, Setting("--json", help="Print the report as JSON and nothing else.")] = False,
+) -> None:
+    """Measure, write, print."""
+    from batchnorm.surgery import recalibrate
+    from batchnorm.targets import load_model, pack_state
+
+    before = out.with_suffix(".before.safetensors")
+    for path in (out, before):
+        check_out("recalibrate", path, (".safetensors",), force)
+    model = load_model("recalibrate", target, weights)
+    old = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    if device is not None:
+        model = model.to(device)
+    loader = load_batches("recalibrate", data)
+    console = make_console(as_json)
+    report = recalibrate(
+        model,
+        loader if isinstance(loader, Iterator) else WatchedLoader(loader, console),
+        method=method,
+        layers=words(layers) or None,
+        samples=samples,
+        batches=batches,
+        tolerance=tolerance,
+        device=device,
+        allow_small_batches=allow_small_batches,
+    )
+    model = model.cpu()
+    fresh = example = None
+    if verify:
+        fresh = load_model("recalibrate", target, weights)
+        example = first_input("recalibrate", load_batches("recalibrate", data))
+    content = pack_checked("recalibrate", model, {"batchnorm.recalibrate": report.method}, fresh, example)
+    write_atomic(before, pack_state(old, {}))
+    write_atomic(out, content)
+    if as_json:
+        print(json.dumps({"target": target, "out": str(out), **_document(report)}, indent=1))
+    _show(console, report)
+    console.print(f"Written to {out}, what was before to {before}", markup=False)
+
+
+def _document(report: "RecalibrationReport") -> dict[str, object]:
+    layers = [vars(change) for change in report.layers]
+    return {"method": report.method, "layers": layers, "untouched": dict(report.untouched)}
+
+
+def _show(console: Console, report: "RecalibrationReport") -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("layer", "samples", "batches", "mean moved by", "spread changed by", "standard error"):
+        table.add_column(title, justify="left" if title == "layer" else "right")
+    for change in report.layers:
+        table.add_row(
+            change.name,
+            str(change.samples),
+            str(change.batches),
+            f"{change.mean_shift:.3g} sd",
+            f"factor {change.spread_factor:.3g}",
+            f"{change.standard_error:.2g} sd",
+        )
+    if not console.is_terminal:
+        console.width = 240  # a file has no width; rich would take it for 80 columns
+    console.print(f"{report.method}: largest change in any channel, in new standard deviations (sd)")
+    console.print(table)
+    for name, reason in report.untouched.items():
+        console.print(f"untouched: {name or 'itself'}: {reason}", markup=False)

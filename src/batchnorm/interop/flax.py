@@ -1,0 +1,81 @@
+"""Flax: ``scale, bias`` and ``mean, var``, momentum of the old, biased variance, channels last."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from batchnorm.interop.layer import BatchNorm, from_numbers, old_weight, to_numbers
+from batchnorm.nn import BatchNorm1d, BatchNorm2d, BatchNorm3d
+
+__all__ = ["from_flax", "to_flax"]
+
+_NAMES = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
+
+
+def from_flax(
+    variables: Mapping[str, Mapping[str, Any]],
+    dims: int = 2,
+    *,
+    momentum: float = 0.99,
+    epsilon: float = 1e-5,
+    count: int | None = None,
+) -> BatchNorm1d | BatchNorm2d | BatchNorm3d:
+    """Our layer from the variables of a Flax linen ``BatchNorm``.
+
+    Args:
+        variables: ``{"params": {"scale", "bias"}, "batch_stats": {"mean", "var"}}`` of the one layer.
+        dims: Spatial dimensions: 0 or 1 for `BatchNorm1d`, 2, 3.
+        momentum: That of the Flax layer: the weight of the old statistics; ours is 1 − it.
+        epsilon: That of the Flax layer.
+        count: Values per channel in each batch of its training. Flax averages the *biased* variances of
+            batches, torch the unbiased ones; given ``count`` the variance is turned into torch's. None
+            copies it: predictions are then the same to rounding.
+
+    Returns:
+        The layer, in prediction mode. It takes channels at axis 1, Flax by default at the last one.
+
+    Raises:
+        ValueError: If statistics are missing or the arrays do not fit.
+
+    Example:
+        >>> variables = {"params": {}, "batch_stats": {"mean": [5.0], "var": [9.0]}}
+        >>> layer = from_flax(variables, dims=0, momentum=0.9, count=10)
+        >>> round(layer.momentum, 6), layer.weight, layer.running_var.item()
+        (0.1, None, 10.0)
+    """
+    theirs = {**variables.get("params", {}), **variables.get("batch_stats", {})}
+    if not {"mean", "var"} <= set(theirs):
+        raise ValueError(
+            f"from_flax: batch_stats expected mean and var, got {', '.join(theirs) or 'nothing'}"
+        )
+    arrays = {ours: theirs[name] for ours, name in _NAMES.items() if name in theirs}
+    return from_numbers("from_flax", dims, momentum, epsilon, arrays, count)
+
+
+def to_flax(
+    layer: BatchNorm, axis: int = -1, *, count: int | None = None
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Arguments and variables of a Flax linen ``BatchNorm`` that predicts the same.
+
+    Args:
+        layer: Of torch or ours, with running statistics; an activation is not part of it.
+        axis: Of the channels in Flax.
+        count: As in `from_flax`: turns the unbiased variance into Flax's.
+
+    Returns:
+        ``options`` and ``variables``:
+        ``BatchNorm(use_running_average=True, **options).apply(variables, x)``.
+
+    Raises:
+        ValueError: If the layer has no running statistics, or momentum None.
+    """
+    arrays = to_numbers("to_flax", layer, count)
+    options = {
+        "axis": axis,
+        "momentum": old_weight("to_flax", layer),
+        "epsilon": layer.eps,
+        "use_scale": "weight" in arrays,
+        "use_bias": "bias" in arrays,
+    }
+    theirs = {_NAMES[name]: array for name, array in arrays.items()}
+    statistics = {name: theirs.pop(name) for name in ("mean", "var")}
+    return options, {"params": theirs, "batch_stats": statistics}

@@ -1,0 +1,183 @@
+"""Who calls which layer on what: a network's data flow by torch.fx, as far as it can be traced.
+
+Tracing runs each forward on placeholders. One that asks for values (``if x.sum() > 0``) cannot be traced;
+then it becomes one opaque node in the flow of the module that calls it, and the modules below it are
+traced each on its own: they are taken to be called as a whole, with anything, by anyone.
+"""
+
+import copy
+import dataclasses
+import inspect
+import itertools
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from batchnorm.surgery.constants import hooks_of, is_norm
+from batchnorm.surgery.folding import is_plain
+from batchnorm.surgery.remains import Folded
+
+__all__ = ["Flow", "data_users", "input_of", "trace_flow"]
+
+_FUNCTIONAL = (F.batch_norm, torch.batch_norm)
+_QUESTIONS = ("shape", "ndim", "dtype", "device", "size", "dim", "is_cuda", "is_floating_point")
+_LIKE = ("reshape_as", "view_as", "expand_as", "type_as")
+
+
+@dataclasses.dataclass
+class Flow:
+    """The calls of a network's leaf modules.
+
+    Attributes:
+        network: A copy of the network's modules, traced; it shares all parameters and buffers.
+        names: Of its modules.
+        calls: By module, the nodes that call it; None for calls from where tracing failed.
+        modules: The module that a node calls.
+        read: Identities of the parameters and buffers used otherwise than by a leaf module.
+        functional: Functional batch norms: name of the calling module and of the node.
+        untraced: Why the forward of these modules could not be traced.
+    """
+
+    network: nn.Module
+    names: Mapping[nn.Module, str]
+    calls: dict[nn.Module, list[fx.Node | None]] = dataclasses.field(
+        default_factory=lambda: defaultdict(list)
+    )
+    modules: dict[fx.Node, nn.Module] = dataclasses.field(default_factory=dict)
+    read: set[int] = dataclasses.field(default_factory=set)
+    functional: list[str] = dataclasses.field(default_factory=list)
+    untraced: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def trace_flow(model: nn.Module) -> Flow:
+    """Trace a network without data; it is not changed, and no forward of it runs on tensors of its own.
+
+    Args:
+        model: Any; traced in the mode it is in.
+    """
+    network = _skeleton(model)
+    flow = Flow(network, {module: name for name, module in network.named_modules()})
+    # Asked now: while tracing, a module's tensors are placeholders.
+    leaves = {module for module in network.modules() if _is_leaf(module)}
+    # What hooks see is what goes in and out, so flow must not be followed across such a module's border.
+    borders = {module for module in network.modules() if any(hooks_of(module))}
+    waiting, roots = [network], set[nn.Module]()
+    while waiting:
+        root = waiting.pop()
+        if root in roots:
+            continue
+        roots.add(root)
+        if _Tracer(leaves).is_leaf_module(root, ""):
+            flow.calls[root].append(None)
+            waiting.extend(root.children())
+            continue
+        for hooks in hooks_of(root):
+            hooks.clear()  # they would run, on placeholders
+        graphs = _graphs(root, leaves, borders, flow)
+        if not graphs:
+            waiting.extend(root.children())
+        for graph in graphs:
+            for called in _collect(graph, root, flow):
+                waiting.extend([called] if called in borders else called.children())
+    return flow
+
+
+def input_of(node: fx.Node) -> object:
+    """What a call is given first."""
+    return node.args[0] if node.args else node.kwargs.get("input")
+
+
+def data_users(node: fx.Node) -> Iterator[fx.Node]:
+    """The nodes that use a node's value, not only its shape or type."""
+    return (user for user in node.users if not _only_asks(user, node))
+
+
+def _only_asks(user: fx.Node, node: fx.Node) -> bool:
+    if user.target is getattr:
+        return user.args[1] in _QUESTIONS
+    if user.op != "call_method":
+        return False
+    return user.target in _QUESTIONS or (user.target in _LIKE and user.args[0] is not node)
+
+
+def _skeleton(model: nn.Module) -> nn.Module:
+    """A copy to trace, since a forward may store what it computes; tensors are shared."""
+    shared = itertools.chain(model.parameters(), model.buffers())
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    return is_norm(module) or is_plain(module) or isinstance(module, Folded)
+
+
+class _Tracer(fx.Tracer):
+    """Traces down to the leaves and torch's own layers; remembers whose forward failed."""
+
+    proxy_buffer_attributes = True
+
+    def __init__(self, leaves: set[nn.Module]) -> None:
+        super().__init__()
+        self.leaves = leaves
+        self.failed: nn.Module | None = None
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return m in self.leaves or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            # the innermost is the first to pass by
+            if self.failed is None and not self.is_leaf_module(m, ""):
+                self.failed = m
+            raise
+
+
+def _graphs(root: nn.Module, leaves: set[nn.Module], borders: set[nn.Module], flow: Flow) -> list[fx.Graph]:
+    """The flows through a module, or none if its own forward cannot be traced; adds to the borders.
+
+    An argument that may be None is tried both ways: ``if mask is None`` asks for no value, and only one
+    of its branches would be seen.
+    """
+    parameters = inspect.signature(root.forward).parameters.values()
+    absent = {parameter.name: None for parameter in parameters if parameter.default is None}
+    graphs = []
+    for given in [{}, absent] if absent else [{}]:
+        graph: fx.Graph | None = None
+        while graph is None:
+            tracer = _Tracer(leaves | borders)
+            try:
+                with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.no_grad():
+                    warnings.simplefilter("ignore")
+                    graph = tracer.trace(root, given)
+            except Exception as error:
+                if tracer.failed is None or tracer.failed in borders:
+                    flow.untraced[flow.names[root]] = f"{type(error).__name__}: {error}"
+                    return []
+                borders.add(tracer.failed)
+        graphs.append(graph)
+    return graphs
+
+
+def _collect(graph: fx.Graph, root: nn.Module, flow: Flow) -> Iterator[nn.Module]:
+    """Note all calls and uses of a flow; yield the modules called."""
+    for node in graph.nodes:
+        if node.op == "call_module":
+            module = root.get_submodule(node.target)
+            flow.modules[node] = module
+            flow.calls[module].append(node)
+            yield module
+        elif node.op == "get_attr" and any(True for _ in data_users(node)):
+            owner, _, name = node.target.rpartition(".")
+            tensor = getattr(root.get_submodule(owner), name)
+            if isinstance(tensor, Tensor):
+                flow.read.add(id(tensor))
+        elif node.target in _FUNCTIONAL:
+            flow.functional.append(f"{flow.names[root]}:{node.name}".lstrip(":"))

@@ -1,0 +1,96 @@
+"""Whether two models give the same outputs: the same input, the same random numbers, one number out."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from batchnorm.surgery.borrow import borrowed
+
+__all__ = ["TOLERANCES", "check_difference", "largest_difference", "outputs_of", "tensors_in"]
+
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""By dtype of the output, the relative difference that rounding explains."""
+
+
+def outputs_of(model: nn.Module, example: Any) -> list[Tensor]:
+    """All tensors that a model predicts, on the same random numbers each time.
+
+    Args:
+        model: Left as it was.
+        example: A tensor, a tuple of arguments, or a dict of keyword arguments.
+
+    Raises:
+        ValueError: If there is no tensor in what the model returns.
+    """
+    with borrowed(model):
+        torch.manual_seed(0)
+        if isinstance(example, Mapping):
+            output = model(**example)
+        else:
+            output = model(*example) if isinstance(example, tuple) else model(example)
+    tensors = list(tensors_in(output))
+    if not tensors:
+        raise ValueError(f"fold: model expected to return tensors, got {type(output).__name__}")
+    return tensors
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in what a model takes or returns, in order: in mappings, tuples, lists, dataclasses."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from tensors_in(tuple(value.values()))
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from tensors_in(item)
+    elif dataclasses.is_dataclass(value):
+        yield from tensors_in(tuple(vars(value).values()))
+
+
+def largest_difference(before: Tensor, after: Tensor) -> float:
+    """Largest difference over the largest value, ``max|a - b| / max|a|``, of the finite values.
+
+    Infinite if the shapes differ, or the places where the values are NaN or infinite.
+    """
+    a, b = before.detach().to("cpu", torch.float64), after.detach().to("cpu", torch.float64)
+    if a.shape != b.shape:
+        return math.inf
+    finite = a.isfinite()
+    if not torch.equal(a[~finite].nan_to_num(0), b[~finite].nan_to_num(0)) or not b[finite].isfinite().all():
+        return math.inf
+    if not finite.any():
+        return 0.0
+    difference, size = ((a - b)[finite].abs().max().item(), a[finite].abs().max().item())
+    return difference / size if size else difference
+
+
+def check_difference(
+    op: str, before: Sequence[Tensor], after: Sequence[Tensor], tolerance: float | None
+) -> float:
+    """Largest of the outputs' differences, each at most the tolerance.
+
+    Args:
+        op: Who asks, for the error.
+        before: Outputs expected.
+        after: Outputs got.
+        tolerance: For `largest_difference`; None for that of `TOLERANCES`.
+
+    Raises:
+        ValueError: If a difference is above the tolerance, or the number of outputs another.
+    """
+    if len(before) != len(after):
+        raise ValueError(f"{op}: model expected {len(before)} outputs, got {len(after)}")
+    largest = 0.0
+    for a, b in zip(before, after, strict=True):
+        difference = largest_difference(a, b)
+        allowed = TOLERANCES.get(a.dtype, 0.0) if tolerance is None else tolerance
+        if not difference <= allowed:
+            raise ValueError(
+                f"{op}: difference expected at most {allowed:.3g} of the largest output, got {difference:.3g}"
+            )
+        largest = max(largest, difference)
+    return largest

@@ -1,0 +1,223 @@
+"""Write a model as ONNX or as a torch.export program, folded and checked."""
+
+import copy
+import dataclasses
+import io
+import json
+import math
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from batchnorm.nn import BatchNorm2d
+from batchnorm.records import write_atomic
+from batchnorm.records.record import Record
+from batchnorm.surgery.constants import runs_forward_of
+from batchnorm.surgery.equivalence import check_difference, outputs_of, tensors_in
+from batchnorm.surgery.fold import FoldReport, fold
+
+__all__ = ["FORMATS", "ExportReport", "export"]
+
+FORMATS = (".onnx", ".pt2")
+
+CHECK_BATCH = 3
+"""Samples in the random inputs: another number than in the program's example, to check that it may vary."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportReport(Record):
+    """What was written.
+
+    Attributes:
+        path: The file.
+        size: Of the file, in bytes.
+        opset: Version of the ONNX operators; None for ``.pt2``.
+        fold: What folding did; None if batch norm was kept.
+        inputs: How many inputs the file was compared on.
+        difference: Largest relative difference of its outputs from the model's; None if not compared.
+    """
+
+    path: str
+    size: int
+    opset: int | None
+    fold: FoldReport | None
+    inputs: int
+    difference: float | None = None
+
+
+def export(
+    model: nn.Module,
+    example: Any,
+    path: str | os.PathLike[str],
+    *,
+    keep_bn: bool = False,
+    dynamic_batch: bool = True,
+    inputs: Iterable[Any] = (),
+    tolerance: float | None = None,
+    verify: bool = True,
+) -> ExportReport:
+    """Write a model for prediction elsewhere: fold it, export it, run the file, compare, then write.
+
+    Args:
+        model: In prediction mode; not changed.
+        example: A tensor, a tuple of arguments or a dict of keyword arguments; axis 0 of each tensor is
+            the batch.
+        path: Ends in ``.onnx`` or ``.pt2``; what stands there is replaced.
+        keep_bn: Do not fold; ONNX then has BatchNormalization nodes in inference form.
+        dynamic_batch: Let the number of samples vary; else it is that of the example.
+        inputs: More examples to compare on, beside the given one and a random one.
+        tolerance: Largest relative difference allowed, see `fold`.
+        verify: Compare at all.
+
+    Returns:
+        What was written. The file says what was folded: ``batchnorm.fold`` in ONNX's metadata, or in the
+        extra files of the ``.pt2``, as JSON.
+
+    Raises:
+        ValueError: If the model cannot be folded (see `fold`) or exported, the format is unknown, or
+            the outputs of the file differ; nothing is written then.
+        ImportError: If onnx, onnxruntime or onnxscript is missing.
+    """
+    path = Path(path)
+    if path.suffix not in FORMATS:
+        raise ValueError(f"export: path expected to end in {' or '.join(FORMATS)}, got {path}")
+    if path.suffix == ".onnx":
+        _require_onnx()
+    if model.training:
+        raise ValueError("export: model expected in prediction mode, got training mode; call model.eval()")
+    report = None
+    if keep_bn:
+        exported = _with_torch_kernels(model)
+    else:
+        exported, report = fold(model, example, tolerance=tolerance if verify else math.inf)
+    program = _trace(exported, example, dynamic_batch)
+    metadata = json.dumps(None if report is None else report.to_dict())
+    opset = None
+    if path.suffix == ".onnx":
+        outputs = len(outputs_of(model, example))
+        content, opset = _to_onnx(program, outputs, metadata, optimize=not keep_bn)
+    else:
+        content = _to_pt2(program, metadata)
+    examples = []
+    if verify:
+        examples = [example, *inputs, *([_random_like(example, CHECK_BATCH)] if dynamic_batch else [])]
+    run = _run_onnx if path.suffix == ".onnx" else _run_pt2
+    differences = [
+        check_difference("export", outputs_of(model, given), got, tolerance)
+        for given, got in zip(examples, run(content, examples), strict=True)
+    ]
+    write_atomic(path, content)
+    return ExportReport(str(path), len(content), opset, report, len(examples), max(differences, default=None))
+
+
+def _require_onnx() -> None:
+    try:
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"{error.name} is missing: pip install 'batchnorm[onnx]'", name=error.name
+        ) from None
+
+
+def _with_torch_kernels(model: nn.Module) -> nn.Module:
+    """A copy whose layers of ours call torch's batch norm, which exporters know."""
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if runs_forward_of(module, BatchNorm2d):
+            module.backend = "torch"  # type: ignore[assignment]
+    return model
+
+
+def _trace(model: nn.Module, example: Any, dynamic_batch: bool) -> ExportedProgram:
+    if dynamic_batch and next(iter(tensors_in(example))).shape[0] < 2:
+        example = _random_like(example, 2)  # of one sample torch.export concludes that there is always one
+    args, kwargs = _call(example)
+    shapes: Any = None
+    if dynamic_batch:
+        batch = Dim("batch", min=1)
+        axes = [{0: batch} if isinstance(v, Tensor) and v.dim() else None for v in (*args, *kwargs.values())]
+        shapes = dict(zip(kwargs, axes, strict=True)) if kwargs else tuple(axes)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            return torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
+    except Exception as error:
+        hint = "; try dynamic_batch=False" if dynamic_batch else ""
+        raise ValueError(
+            f"export: model expected to be traceable by torch.export, got {type(error).__name__}: "
+            f"{str(error).strip().splitlines()[0]}{hint}"
+        ) from error
+
+
+def _call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    return (example if isinstance(example, tuple) else (example,)), {}
+
+
+def _random_like(example: Any, batch: int) -> Any:
+    """Another input of so many samples; integers may be indices, so they are those of the example."""
+    if isinstance(example, Mapping):
+        return {key: _random_like(value, batch) for key, value in example.items()}
+    if isinstance(example, tuple | list):
+        return type(example)(_random_like(value, batch) for value in example)
+    if not isinstance(example, Tensor) or not example.dim():
+        return example
+    rows = example[torch.arange(batch) % len(example)]
+    if not example.is_floating_point():
+        return rows
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(rows.shape, generator=generator).to(rows)
+    return rows.mean() + rows.std() * noise if rows.numel() > 1 else noise
+
+
+def _to_onnx(program: ExportedProgram, outputs: int, metadata: str, *, optimize: bool) -> tuple[bytes, int]:
+    # onnxscript's optimizer would fold batch norm, in float32 and unsaid
+    names = ["output"] if outputs == 1 else [f"output_{number}" for number in range(outputs)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exported = torch.onnx.export(program, output_names=names, optimize=optimize, verbose=False)
+    assert exported is not None
+    exported.model.metadata_props["batchnorm.fold"] = metadata
+    proto = exported.model_proto
+    return proto.SerializeToString(), next(o.version for o in proto.opset_import if o.domain == "")
+
+
+def _run_onnx(content: bytes, examples: Sequence[Any]) -> list[list[Tensor]]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    names = [given.name for given in session.get_inputs()]
+    return [
+        [
+            torch.from_numpy(output)
+            for output in session.run(
+                None,
+                {name: t.detach().cpu().numpy() for name, t in zip(names, tensors_in(given), strict=True)},
+            )
+        ]
+        for given in examples
+    ]
+
+
+def _to_pt2(program: ExportedProgram, metadata: str) -> bytes:
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={"batchnorm.fold": metadata})
+    return buffer.getvalue()
+
+
+def _run_pt2(content: bytes, examples: Sequence[Any]) -> list[list[Tensor]]:
+    module = torch.export.load(io.BytesIO(content)).module()
+    outputs = []
+    with torch.no_grad():
+        for given in examples:
+            args, kwargs = _call(given)
+            outputs.append(list(tensors_in(module(*args, **kwargs))))
+    return outputs

@@ -1,0 +1,204 @@
+"""Fold batch norm into its neighbours, and measure that the model is still the same."""
+
+import contextlib
+import copy
+import dataclasses
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from batchnorm.records.record import Record
+from batchnorm.surgery.constants import is_norm
+from batchnorm.surgery.dataflow import trace_flow
+from batchnorm.surgery.equivalence import check_difference, outputs_of
+from batchnorm.surgery.folding import Weighted, fold_after, fold_before
+from batchnorm.surgery.matching import Match, match
+from batchnorm.surgery.remains import Folded, ScaleShift
+
+__all__ = ["FoldReport", "fold"]
+
+_Model = TypeVar("_Model", bound=nn.Module)
+
+
+@dataclasses.dataclass(frozen=True)
+class FoldReport(Record):
+    """What folding did to a model's batch norms, each by name.
+
+    Attributes:
+        folded: The layers whose weights took it in.
+        alone: Those now a scale and a shift of their own, with the reason.
+        kept: Those that are as they were, with the reason.
+        untraced: Modules whose forward could not be traced, with torch.fx's reason; below them, each
+            module was folded on its own.
+        difference: Largest relative difference of the outputs for the example; None without one.
+    """
+
+    folded: Mapping[str, tuple[str, ...]]
+    alone: Mapping[str, str]
+    kept: Mapping[str, str]
+    untraced: Mapping[str, str]
+    difference: float | None = None
+
+
+def fold(
+    model: _Model, example: Any = None, *, inplace: bool = False, tolerance: float | None = None
+) -> tuple[_Model, FoldReport]:
+    """Fold batch norm for prediction: into the layer before it, into the one after, or into one step.
+
+    In prediction a batch norm is a scale and a shift per channel. They go into the weights of the
+    convolution, transposed convolution or Linear before it; else into those after it, where that is
+    exact; else the batch norm becomes a `ScaleShift`. Our layers keep activation and residual.
+
+    Neighbours are found in the data flow (torch.fx), never by names or order: what feeds something
+    else too, is shared, hooked or parametrized is not touched. Batch norms that cannot be constants
+    are kept and listed: without running statistics, in training mode, with hooks, of a class with
+    a forward of its own, or called as a function.
+
+    Args:
+        model: In prediction mode (``model.eval()``).
+        example: Input to measure the difference with: a tensor, a tuple of arguments or a dict of keyword
+            arguments. It also shows the ranks of tensors; without it, a BatchNorm1d after a Linear is
+            taken to get ``(N, C)``, and refuses another input later.
+        inplace: Change the model itself, else a deep copy.
+        tolerance: Largest relative difference allowed, ``max|a - b| / max|a|`` per output; by default
+            1e-4 in float32, else as in `equivalence.TOLERANCES`.
+
+    Returns:
+        The model, of the same classes except for the batch norms, and the report. A layer that took
+        a batch norm in has a bias, whether or not it had one.
+
+    Raises:
+        ValueError: If the model is in training mode, has lazy parameters or is a ScriptModule; if
+            statistics are broken (NaN, negative variance); if folded weights do not fit into the layer's
+            dtype; or if the difference is above the tolerance. The model is then as it was.
+
+    Numerics:
+        In float64 on the CPU, stored in the dtype of the layer's weights.
+
+    References:
+        Jacob et al. 2018, arXiv:1712.05877, section 3.2 and appendix A.
+
+    Differs from torch:
+        `torch.nn.utils.fusion.fuse_conv_bn_eval` and ``torch.fx.experimental.optimization.fuse`` are
+        silently wrong for transposed and for shared convolutions, and fold in the weights' dtype.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval()
+        >>> folded, report = fold(model, torch.randn(2, 3, 8, 8))
+        >>> folded[1], dict(report.folded), report.difference < 1e-6
+        (Identity(), {'1': ('0',)}, True)
+    """
+    _check(model, tolerance)
+    ranks: dict[str, set[int]] = {}
+    before: list[Tensor] = []
+    if example is not None:
+        with _watched_ranks(model) as ranks:
+            before = outputs_of(model, example)
+    flow = trace_flow(model)
+    matching = match(flow, ranks)
+    result = model if inplace else copy.deepcopy(model)
+    with contextlib.ExitStack() as undo:
+        modules = dict(result.named_modules())
+        for found in matching.matches:
+            _apply(found, modules, undo)
+        difference = None
+        if example is not None:
+            difference = check_difference("fold", before, outputs_of(result, example), tolerance)
+        undo.pop_all()
+    return result, FoldReport(
+        {m.norm: m.before or m.after for m in matching.matches if not m.why},
+        {m.norm: m.why for m in matching.matches if m.why},
+        matching.kept,
+        flow.untraced,
+        difference,
+    )
+
+
+def _check(model: nn.Module, tolerance: float | None) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"fold: model expected a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError("fold: model expected before scripting, got a ScriptModule")
+    if model.training:
+        raise ValueError("fold: model expected in prediction mode, got training mode; call model.eval()")
+    for name, value in itertools.chain(model.named_parameters(), model.named_buffers()):
+        if is_lazy(value):
+            raise ValueError(f"fold: model expected initialized parameters, got lazy {name}")
+    if tolerance is not None and not tolerance >= 0:
+        raise ValueError(f"fold: tolerance expected a number >= 0, got {tolerance}")
+
+
+@contextlib.contextmanager
+def _watched_ranks(model: nn.Module) -> Iterator[dict[str, set[int]]]:
+    """Note the ranks of what the batch norms are given."""
+    ranks: dict[str, set[int]] = defaultdict(set)
+
+    def watch(name: str) -> Any:
+        return lambda module, args, kwargs: ranks[name].add((args[0] if args else kwargs["input"]).dim())
+
+    with contextlib.ExitStack() as stack:
+        for name, module in model.named_modules():
+            if is_norm(module):
+                handle = module.register_forward_pre_hook(watch(name), with_kwargs=True)
+                stack.callback(handle.remove)
+        yield ranks
+
+
+@torch.no_grad()
+def _apply(found: Match, modules: Mapping[str, nn.Module], undo: contextlib.ExitStack) -> None:
+    norm, constants = modules[found.norm], found.constants
+    for names, arithmetic in ((found.before, fold_before), (found.after, fold_after)):
+        for name in names:
+            layer = modules[name]
+            assert isinstance(layer, Weighted)
+            _put(layer, name, arithmetic(layer, constants), undo)
+    remains: nn.Module
+    if found.why:
+        weight, bias = (
+            values.to(next(_values(norm)).device, constants.dtype)
+            for values in (constants.scale, constants.shift)
+        )
+        remains = ScaleShift(weight, bias, constants.activation, constants.channel_dim)
+        remains.requires_grad_(constants.requires_grad)
+    elif constants.fused or found.dims is not None:
+        remains = Folded(constants.activation, found.dims)
+    else:
+        remains = nn.Identity()
+    _become(norm, remains.train(norm.training), undo)
+
+
+def _values(module: nn.Module) -> Iterator[Tensor]:
+    return itertools.chain(module.parameters(), module.buffers())
+
+
+def _put(layer: Weighted, name: str, values: tuple[Tensor, Tensor], undo: contextlib.ExitStack) -> None:
+    """Give a layer new parameters of the dtype, device and memory format of its weight."""
+    old = layer.weight
+    undo.callback(layer._parameters.update, dict(layer._parameters))
+    for key, value in zip(("weight", "bias"), values, strict=True):
+        new = torch.empty_like(old) if key == "weight" else old.new_empty(value.shape)
+        if not torch.isfinite(new.copy_(value)).all() and torch.isfinite(old).all():
+            raise ValueError(
+                f"fold: {name}.{key} expected numbers that fit into {old.dtype}, got too large ones"
+            )
+        layer._parameters[key] = nn.Parameter(new, old.requires_grad)
+
+
+def _become(module: nn.Module, other: nn.Module, undo: contextlib.ExitStack) -> None:
+    """Make a module another in place: it may be referred to from lists and attributes we do not see."""
+    kind, state = type(module), dict(vars(module))
+
+    def restore() -> None:
+        object.__setattr__(module, "__class__", kind)
+        vars(module).clear()
+        vars(module).update(state)
+
+    undo.callback(restore)
+    object.__setattr__(module, "__class__", type(other))
+    vars(module).clear()
+    vars(module).update(vars(other))

@@ -1,0 +1,125 @@
+"""Files of tensors: read without running anything, put into a model by name, packed as safetensors."""
+
+import os
+import pickle
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+__all__ = ["CHECKPOINTS", "load_state", "pack_state", "put_state", "unpack_state"]
+
+CHECKPOINTS = (".safetensors", ".pt", ".pth")
+
+# Where training scripts keep the state dict among other things.
+_KEYS = ("state_dict", "model_state_dict", "model")
+# What wrappers of a model put before its names; our own training checkpoints have "model.".
+_PREFIXES = ("", "module.", "_orig_mod.", "model.")
+_SHOWN = 3
+
+
+def load_state(op: str, path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, on the CPU.
+
+    Args:
+        op: Who asks, for errors.
+        path: ``.safetensors``, or ``.pt`` or ``.pth`` of a state dict, perhaps under ``state_dict``,
+            ``model_state_dict`` or ``model``. Other objects in it are left out; a file that wants to run
+            code is refused.
+
+    Raises:
+        ValueError: In one line, if it is no such file.
+    """
+    path = Path(path)
+    if path.suffix not in CHECKPOINTS:
+        raise ValueError(f"{op}: weights expected a file {', '.join(CHECKPOINTS)}, got {path}")
+    if not path.is_file():
+        raise ValueError(f"{op}: weights expected a file, got none at {path}")
+    if path.suffix == ".safetensors":
+        return unpack_state(op, path.read_bytes(), path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error):  # a class or function that is no tensor's
+            raise ValueError(
+                f"{op}: weights expected tensors only, got {path} with objects that would run code; "
+                "nothing of it was run"
+            ) from error
+        raise ValueError(f"{op}: weights expected a whole file of tensors, got {path}") from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise ValueError(f"{op}: weights expected a whole file of tensors, got {path}") from error
+    for key in _KEYS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    tensors = (
+        {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+        if isinstance(content, Mapping)
+        else {}
+    )
+    if not tensors:
+        raise ValueError(f"{op}: weights expected a state dict, got {type(content).__name__} in {path}")
+    return tensors
+
+
+def put_state(op: str, model: nn.Module, state: Mapping[str, Tensor], source: object) -> None:
+    """Put tensors into a model: all of them and nothing else, or an error.
+
+    A prefix that all names have in common with wrappers (``module.``, ``model.``) is taken off, and
+    counters of batches that old files lack keep their value.
+
+    Args:
+        op: Who asks, for errors.
+        model: Changed.
+        state: By name.
+        source: Where it comes from, for errors.
+
+    Raises:
+        ValueError: If names or shapes are those of another model.
+    """
+    own = model.state_dict()
+    needed = {name for name in own if not name.endswith("num_batches_tracked")}
+    for prefix in _PREFIXES:
+        given = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+        if needed <= set(given) <= set(own):
+            break
+    else:
+        missing, unknown = needed - set(state), set(state) - set(own)
+        raise ValueError(
+            f"{op}: weights expected the names of this model, got {source} without {_some(missing)} "
+            f"and with {_some(unknown)}"
+        )
+    for name, value in given.items():
+        if value.shape != own[name].shape:
+            shapes = f"{tuple(own[name].shape)} of {name}, got {tuple(value.shape)}"
+            raise ValueError(f"{op}: weights expected shape {shapes} in {source}")
+    model.load_state_dict({**own, **given})
+
+
+def pack_state(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file, as bytes."""
+    # clones: safetensors refuses tensors that share memory
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+    return safetensors.torch.save(tensors, dict(metadata))
+
+
+def unpack_state(op: str, content: bytes, source: object) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        ValueError: If it is none, or not whole.
+    """
+    try:
+        return safetensors.torch.load(content)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{op}: weights expected a whole safetensors file, got {source}: {error}") from error
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = sorted(names)
+    if not listed:
+        return "none"
+    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return ", ".join(listed[:_SHOWN]) + more

@@ -1,0 +1,166 @@
+"""recalibrate, fold and export as a person uses them, on a file of factories."""
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+import batchnorm as bn
+from batchnorm.cli import app
+from batchnorm.targets import load_model
+
+FILE = """
+import torch
+from torch import nn
+
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+
+def data():
+    torch.manual_seed(1)
+    return [(torch.randn(64, 1, 6, 6) * 2 + 3, torch.zeros(64)) for _ in range(3)]
+
+def once():
+    return iter(data())
+
+def empty():
+    return []
+
+def number():
+    return 3
+
+class Hidden(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1)
+        self.hidden = torch.rand(1)
+    def forward(self, x):
+        return self.norm(x) * self.hidden
+"""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    (tmp_path / "net.py").write_text(FILE)
+    monkeypatch.chdir(tmp_path)
+
+    def run(line, error=None):
+        result = CliRunner().invoke(app.app, line.split())
+        if error is None:
+            assert result.exit_code == 0, result.exception
+        else:
+            assert isinstance(result.exception, ValueError), result.output
+            assert error in str(result.exception)
+        return result
+
+    return run
+
+
+def test_fold_writes_what_a_folded_model_reads(run, tmp_path):
+    result = run("fold net.py:model -o out.safetensors --input 2x1x6x6")
+    assert "1 folded, 0 alone, 0 kept" in result.output
+    with safe_open("out.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["batchnorm.fold"])["folded"] == {"1": ["0"]}
+    model = load_model("fold", "net.py:model").eval()
+    folded, _ = bn.fold(model)
+    folded.load_state_dict(load_file("out.safetensors"))
+    x = torch.randn(5, 1, 6, 6)
+    torch.testing.assert_close(folded(x), model(x))
+
+
+def test_fold_as_json_with_weights_and_the_first_batch(run):
+    model = load_model("fold", "net.py:model")
+    model[1].running_mean.fill_(2.0)
+    save_file(model.state_dict(), "w.safetensors")
+    result = run("fold net.py:model -o out.safetensors --weights w.safetensors --data net.py:data --json")
+    report = json.loads(result.output)
+    assert report["folded"] == {"1": ["0"]}
+    assert report["difference"] < 1e-6
+    plain = run("fold net.py:model -o plain.safetensors --no-verify --json")
+    assert json.loads(plain.output)["difference"] is None
+    assert not torch.equal(load_file("out.safetensors")["0.bias"], load_file("plain.safetensors")["0.bias"])
+
+
+def test_broken_statistics_and_foreign_weights_are_one_line(run):
+    model = load_model("fold", "net.py:model")
+    state = model.state_dict()
+    line = "fold net.py:model -o out.safetensors --weights w.safetensors --input 2x1x6x6"
+    for name, value, words in (
+        ("1.running_mean", float("nan"), "running statistics of 1 expected finite numbers"),
+        ("1.running_var", -1.0, "running_var of 1 expected numbers >= 0, got -1"),
+    ):
+        save_file({**state, name: torch.full((4,), value)}, "w.safetensors")
+        run(line, words)
+    save_file({"other": torch.ones(1)}, "w.safetensors")
+    run(line, "weights expected the names of this model")
+    with pytest.raises(FileNotFoundError):
+        load_file("out.safetensors")
+
+
+@pytest.mark.parametrize("suffix", ["pt2", "onnx"])
+def test_export(run, suffix):
+    if suffix == "onnx":
+        pytest.importorskip("onnxruntime", reason="pip install 'batchnorm[onnx]'")
+        pytest.importorskip("onnxscript", reason="pip install 'batchnorm[onnx]'")
+    result = run(f"export net.py:model -o out.{suffix} --input 1x1x6x6 --json")
+    report = json.loads(result.output)
+    assert report["fold"]["folded"] == {"1": ["0"]}
+    assert report["difference"] < 1e-4
+    run(f"export net.py:model -o out.{suffix} --input 1x1x6x6", "out expected a new file, or --force")
+    result = run(f"export net.py:model -o out.{suffix} --input 1x1x6x6 --keep-bn --force --no-verify")
+    assert f"Written to out.{suffix}" in result.output
+
+
+def test_recalibrate_writes_the_new_statistics_and_keeps_the_old(run):
+    result = run("recalibrate net.py:model --data net.py:data -o out.safetensors")
+    assert "layerwise" in result.output
+    model = load_model("fold", "net.py:model")
+    bn.recalibrate(model, torch.cat([x for x, _ in load_data()]).split(64))
+    new, old = load_file("out.safetensors"), load_file("out.before.safetensors")
+    torch.testing.assert_close(new["1.running_mean"], model[1].running_mean)
+    torch.testing.assert_close(new["1.running_var"], model[1].running_var)
+    assert old["1.running_mean"].tolist() == [0.0] * 4
+    result = run("recalibrate net.py:model --data net.py:data -o out.safetensors --force --json --batches 2")
+    assert json.loads(result.output)["layers"][0]["batches"] == 2
+
+
+def load_data():
+    from batchnorm.targets import load_factory
+
+    return load_factory("fold", "data", "net.py:data")()
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("fold net.py:model -o out.pt --input 1x1x6x6", "out expected to end in .safetensors, got out.pt"),
+        ("fold net.py:model -o absent/out.safetensors --input 1x1x6x6", "a directory that exists"),
+        ("fold net.py:model -o out.safetensors", "verify expected --input 1x3x224x224 or --data"),
+        (
+            "fold net.py:model -o out.safetensors --input 1xa",
+            "sizes as 1x3x224x224, got '1xa'",
+        ),
+        ("fold net.py:model -o out.safetensors --input 1x0", "input expected sizes of at least 1, got '1x0'"),
+        (
+            "fold net.py:model -o out.safetensors --data net.py:empty",
+            "data expected batches that are",
+        ),
+        ("fold net.py:model -o out.safetensors --data net.py:number", "data expected an iterable of batches"),
+        ("fold net.py:Hidden -o out.safetensors --input 1x1x6x6", "difference expected at most 0.0001"),
+        (
+            "fold net.py:model -o out.safetensors --input 1x1x6x6 --tolerance 0",
+            "expected at most 0 ",
+        ),
+        ("export net.py:model -o out.bin --input 1x1x6x6", "out expected to end in .onnx or .pt2"),
+        ("export net.py:model -o out.pt2", "input expected --input 1x3x224x224 or --data"),
+        ("recalibrate net.py:model --data net.py:once -o out.safetensors", "can be passed over again"),
+        ("recalibrate net.py:model --data net.py:empty -o out.safetensors", "recalibrate: "),
+    ],
+)
+def test_misuse_is_one_line_and_writes_nothing(run, tmp_path, line, words):
+    run(line, words)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("out")] == []

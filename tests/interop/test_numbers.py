@@ -1,0 +1,113 @@
+"""Conversions by the formulas, without the other frameworks."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import batchnorm as bn
+from batchnorm.interop import from_flax, from_keras, to_flax, to_keras
+
+CONFIG = {"axis": [-1], "momentum": 0.9, "epsilon": 1e-3, "scale": True, "center": True}
+GAMMA, BETA, MEAN, VAR = (np.array(values, dtype=np.float32) for values in ([2, 3], [4, 5], [6, 7], [8, 9]))
+ARRAYS = [GAMMA, BETA, MEAN, VAR]
+
+
+def layer(**options):
+    made = nn.BatchNorm2d(2, eps=1e-3, momentum=0.25, **options)
+    with torch.no_grad():
+        for name, values in (("weight", GAMMA), ("bias", BETA), ("running_mean", MEAN), ("running_var", VAR)):
+            if getattr(made, name) is not None:
+                getattr(made, name).copy_(torch.from_numpy(values))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("dims", "kind"), [(0, bn.BatchNorm1d), (1, bn.BatchNorm1d), (2, bn.BatchNorm2d), (3, bn.BatchNorm3d)]
+)
+def test_the_layer_has_the_rank_asked_for_and_predicts(dims, kind):
+    made = from_keras(CONFIG, ARRAYS, dims)
+    assert type(made) is kind
+    assert not made.training
+    assert made.momentum == pytest.approx(0.1)
+    assert made.eps == 1e-3
+    for name, values in (("weight", GAMMA), ("bias", BETA), ("running_mean", MEAN), ("running_var", VAR)):
+        assert getattr(made, name).tolist() == values.tolist()
+
+
+@pytest.mark.parametrize("options", [{}, {"affine": False}, {"bias": False}])
+@pytest.mark.parametrize("count", [None, 10])
+def test_there_and_back(options, count):
+    original = layer(**options)
+    config, weights = to_keras(original, count=count)
+    options, variables = to_flax(original, count=count)
+    from_options = {"momentum": options["momentum"], "epsilon": options["epsilon"], "count": count}
+    for back in (from_keras(config, weights, count=count), from_flax(variables, **from_options)):
+        assert back.eps == original.eps
+        assert back.momentum == pytest.approx(original.momentum)
+        state, expected = back.state_dict(), original.state_dict()
+        assert list(state) == list(expected)
+        for name, values in expected.items():
+            torch.testing.assert_close(state[name], values)
+
+
+def test_the_biased_variance_is_the_smaller_one():
+    assert to_keras(layer(), count=4)[1][-1].tolist() == (VAR * 0.75).tolist()
+    assert from_keras(CONFIG, ARRAYS, count=4).running_var.tolist() == pytest.approx(VAR * 4 / 3)
+
+
+def test_what_is_given_is_copied():
+    original = layer()
+    to_keras(original, count=4)[1][-1][:] = 0
+    assert original.running_var.tolist() == VAR.tolist()
+    mean = MEAN.copy()
+    made = from_keras(CONFIG, [GAMMA, BETA, mean, VAR])
+    mean[:] = 0
+    assert made.running_mean.tolist() == MEAN.tolist()
+
+
+def test_a_shift_without_scale_keeps_the_weight_one():
+    made = from_flax({"params": {"bias": BETA}, "batch_stats": {"mean": MEAN, "var": VAR}})
+    assert (made.weight.tolist(), made.bias.tolist()) == ([1, 1], BETA.tolist())
+
+
+def test_half_layers_become_arrays():
+    assert to_keras(layer().bfloat16())[1][0].dtype == np.float32
+    assert to_keras(layer().half())[1][0].dtype == np.float16
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda: from_keras({**CONFIG, "axis": [1, 2]}, []),
+            r"from_keras: axis expected one axis, got \[1",
+        ),
+        (lambda: from_keras({**CONFIG, "renorm": True}, []), "from_keras: renorm expected False, got True"),
+        (lambda: from_keras(CONFIG, [MEAN, VAR]), "from_keras: weights expected 4 arrays, got 2"),
+        (
+            lambda: from_keras(CONFIG, ARRAYS, 4),
+            "from_keras: dims expected 0, 1, 2 or 3",
+        ),
+        (
+            lambda: from_keras(CONFIG, ARRAYS, count=1),
+            "from_keras: count expected at least 2 values per channel, got 1",
+        ),
+        (
+            lambda: from_keras(CONFIG, [GAMMA, BETA[:1], MEAN, VAR]),
+            r"from_keras: arrays expected shape \(2,\), got \(1,\)",
+        ),
+        (lambda: from_flax({"params": {}}), "from_flax: batch_stats expected mean and var, got nothing"),
+        (
+            lambda: to_flax(nn.BatchNorm2d(2, track_running_stats=False)),
+            r"to_flax: layer expected running statistics of shape \(C,\), got BatchNorm2d",
+        ),
+        (
+            lambda: to_keras(nn.BatchNorm2d(2, momentum=None)),
+            "to_keras: momentum expected a number",
+        ),
+    ],
+)
+def test_refusals(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()

@@ -1,0 +1,137 @@
+"""Exported files give what the model gave, run by onnxruntime and by torch.export, for any batch."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import batchnorm as bn
+from batchnorm.models import build
+from batchnorm.surgery import export
+from tests.surgery.folds import settled
+
+onnx = pytest.importorskip("onnx", reason="pip install 'batchnorm[onnx]'")
+onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'batchnorm[onnx]'")
+pytest.importorskip("onnxscript", reason="pip install 'batchnorm[onnx]'")
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+def network():
+    norm = bn.BatchNorm2d(4, activation="relu")
+    return settled(
+        nn.Sequential(nn.Conv2d(1, 4, 3), norm, nn.Sigmoid(), nn.BatchNorm2d(4)), dtype=torch.float32
+    )
+
+
+def images(batch=2):
+    return torch.randn(batch, 1, 8, 8)
+
+
+def nodes(path):
+    return [node.op_type for node in onnx.load(path).graph.node]
+
+
+def test_onnx_is_folded_and_takes_any_batch(tmp_path):
+    model, path = network(), tmp_path / "model.onnx"
+    report = export(model, images(1), path, inputs=[images(5), images(7)])
+    assert 0 < report.difference < 1e-5
+    assert (report.inputs, report.size) == (4, path.stat().st_size)
+    assert "BatchNormalization" not in nodes(path)
+    x = images(6)
+    (output,) = onnxruntime.InferenceSession(path).run(["output"], {"input": x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(output), model(x))
+    (metadata,) = onnx.load(path).metadata_props
+    assert metadata.key == "batchnorm.fold"
+    assert json.loads(metadata.value) == json.loads(json.dumps(report.fold.to_dict()))
+    assert report.fold.folded == {"1": ("0",)}
+    assert onnx.load(path).opset_import[0].version == report.opset
+
+
+def test_onnx_with_batch_norm_kept_in_inference_form(tmp_path):
+    model, path = network(), tmp_path / "model.onnx"
+    report = export(model, images(), path, keep_bn=True)
+    assert report.fold is None
+    assert nodes(path).count("BatchNormalization") == 2
+    for node in onnx.load(path).graph.node:
+        training = [a.i for a in node.attribute if a.name == "training_mode"]
+        assert training in ([], [0])
+    assert model[1].backend == "auto"
+
+
+@pytest.mark.parametrize("keep_bn", [False, True])
+def test_programs_run_again(tmp_path, keep_bn):
+    model, path, x = network(), tmp_path / "model.pt2", images(5)
+    report = export(model, {"input": images()}, path, keep_bn=keep_bn)
+    extra = {"batchnorm.fold": ""}
+    module = torch.export.load(path, extra_files=extra).module()
+    torch.testing.assert_close(module(input=x), model(x))
+    assert json.loads(extra["batchnorm.fold"]) == json.loads(json.dumps(report.to_dict()["fold"]))
+    assert report.opset is None
+
+
+def test_several_inputs_and_outputs(tmp_path):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.linear, self.norm = nn.Embedding(5, 3), nn.Linear(3, 4), nn.BatchNorm1d(4)
+
+        def forward(self, index, x):
+            y = self.norm(self.linear(self.embedding(index) + x))
+            return {"y": y, "x": [x.sum(1)]}
+
+    model, path = settled(Two(), dtype=torch.float32), tmp_path / "two.onnx"
+    report = export(model, (torch.tensor([4, 1]), torch.randn(2, 3)), path)
+    assert report.fold.folded == {"norm": ("linear",)}
+    session = onnxruntime.InferenceSession(path)
+    assert [output.name for output in session.get_outputs()] == ["output_0", "output_1"]
+
+
+@pytest.mark.parametrize("name", ["lenet", "resnet20"])
+def test_our_networks(tmp_path, name):
+    model = settled(build(name, norm="batch", seed=0), dtype=torch.float32)
+    report = export(
+        model, torch.rand(1, 1, 28, 28), tmp_path / "model.onnx", inputs=[torch.rand(9, 1, 28, 28)]
+    )
+    assert report.difference <= 1e-4
+    assert not report.fold.alone
+
+
+def test_a_batch_that_cannot_vary(tmp_path):
+    class Fixed(nn.Module):
+        def forward(self, x):
+            return x.view(2, -1)
+
+    path = tmp_path / "fixed.pt2"
+    with pytest.raises(ValueError, match=r"export: model expected to be .*; try dynamic_batch=False"):
+        export(Fixed().eval(), images(2), path)
+    assert export(Fixed().eval(), images(2), path, dynamic_batch=False).inputs == 1
+
+
+def test_nothing_is_written_if_the_file_is_wrong(tmp_path):
+    path = tmp_path / "model.pt2"
+    path.write_text("as it was")
+    with pytest.raises(ValueError, match=r"(fold|export): difference expected at most 0 "):
+        export(network(), images(), path, tolerance=0)
+    assert path.read_text() == "as it was"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_refusals(tmp_path):
+    with pytest.raises(ValueError, match=r"export: path expected to end in .onnx or .pt2, got model.bin"):
+        export(network(), images(), "model.bin")
+    with pytest.raises(ValueError, match=r"export: model expected in prediction mode, got training mode"):
+        export(network().train(), images(), tmp_path / "model.pt2")
+
+
+def test_a_missing_extra_is_named():
+    code = (
+        "import sys, torch; sys.modules['onnxruntime'] = None\n"
+        "from batchnorm.surgery import export\n"
+        "export(torch.nn.ReLU().eval(), torch.ones(2), 'model.onnx')"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "onnxruntime is missing: pip install 'batchnorm[onnx]'" in result.stderr
