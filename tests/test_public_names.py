@@ -7,7 +7,17 @@ import sys
 import pytest
 
 NAMES = {
-    "batchnorm": ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "lean", "nn", "ops", "recalibrate", "stats"],
+    "batchnorm": [
+        "BatchNorm1d",
+        "BatchNorm2d",
+        "BatchNorm3d",
+        "diagnose",
+        "lean",
+        "nn",
+        "ops",
+        "recalibrate",
+        "stats",
+    ],
     "batchnorm.nn": ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "lean", "statistics"],
     "batchnorm.nn.statistics": ["Batch", "Statistics"],
     "batchnorm.ops": [
@@ -50,6 +60,7 @@ NAMES = {
         "RecalibrationReport",
         "swapped_statistics",
     ],
+    "batchnorm.doctor": ["diagnose", "LayerGap", "Report", "Settings"],
     "batchnorm.train": ["ARMS", "MODELS", "Observer", "TrainConfig", "train"],
     "batchnorm.bench": ["BenchPlan", "run_bench"],
     "batchnorm.cli": ["main"],

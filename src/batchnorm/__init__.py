@@ -8,16 +8,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from batchnorm import nn, ops
+    from batchnorm.doctor import diagnose
     from batchnorm.nn import BatchNorm1d, BatchNorm2d, BatchNorm3d, lean
     from batchnorm.nn import statistics as stats
     from batchnorm.surgery import recalibrate
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "lean", "nn", "ops", "recalibrate", "stats"]
+__all__ = [
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "diagnose",
+    "lean",
+    "nn",
+    "ops",
+    "recalibrate",
+    "stats",
+]
 
 _HOMES = {
     "BatchNorm1d": "batchnorm.nn",
     "BatchNorm2d": "batchnorm.nn",
     "BatchNorm3d": "batchnorm.nn",
+    "diagnose": "batchnorm.doctor",
     "lean": "batchnorm.nn",
     "recalibrate": "batchnorm.surgery",
 }
