@@ -81,7 +81,8 @@ def _parameters(model: nn.Module) -> Callable[[], None]:
                 if not torch.equal(parameter, value):
                     parameter.copy_(value)
                 parameter.grad = grad
-                parameter.requires_grad_(requires)
+                if parameter.requires_grad != requires:
+                    parameter.requires_grad_(requires)
 
     return restore
 

@@ -79,6 +79,10 @@ class Layer:
         weight, bias = self.weight, self.bias
         return bool((weight is not None and (weight != 1).any()) or (bias is not None and (bias != 0).any()))
 
+    def is_fresh(self) -> bool:
+        """Whether it is as it was made, so that nobody expects its statistics to fit."""
+        return not self.count and self.has_initial_statistics() and not self.was_trained()
+
     def gain(self) -> Tensor | None:
         """|weight| / √(running_var + eps), ``(C,)`` float64; None if one is missing."""
         if self.var is None or self.eps is None:

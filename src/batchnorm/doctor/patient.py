@@ -127,6 +127,13 @@ class Patient:
         with self.lent():  # a DataLoader draws from the global generator
             return tuple(itertools.islice(self.feed(self.loader), STEPS))
 
+    def look(self, at: Callable[[str, Tensor], None]) -> None:
+        """Show the first batch's inputs to the layers in training mode to a function of name and input."""
+        assert self.model is not None
+        with self.lent() as loan:
+            loan.train()
+            run_pass(self.model, self.by_name, lambda: self.head[:1], self.forward, look=at)
+
     def lent(self) -> contextlib.AbstractContextManager[Loan]:
         """The model for a while; see `untouched`."""
         assert self.model is not None
@@ -170,7 +177,8 @@ class Patient:
         trains = {call.layer for batch in self.training.batches for call in batch if call.training}
         for name, series in examined.series.items():
             layer = self.by_name[name]
-            gap = gap_of(layer, series) if name in trains and layer.normalizes_batches else None
+            judged = name in trains and layer.normalizes_batches and not layer.is_fresh()
+            gap = gap_of(layer, series) if judged else None
             if gap is not None:
                 found[name] = gap
         return found

@@ -3,6 +3,7 @@ from torch import nn
 
 from batchnorm.doctor import diagnose
 from tests.doctor.networks import batches, trained
+from tests.doctor.rules.mending import mend
 
 
 def reset(model):
@@ -50,12 +51,7 @@ def test_is_withdrawn_where_the_initial_values_are_right():
 
 
 def test_mending_measures_the_layer():
-    from batchnorm.doctor.mend import Repair
-    from batchnorm.doctor.rule import all_rules
-    from batchnorm.doctor.settings import Settings
-
     model = reset(trained())
-    (finding,) = diagnose(model, batches()).findings
-    done = all_rules()["BN001"].mend(Repair(model, batches(), Settings()), finding)
+    (done,) = mend(model, diagnose(model, batches()), "BN001", batches())
     assert done.startswith("recalibrated 1 layers from 640 samples")
     assert diagnose(model, batches()).findings == ()

@@ -7,6 +7,7 @@ from torch import nn
 from batchnorm import BatchNorm1d
 from batchnorm.doctor import diagnose
 from tests.doctor.networks import batches, fresh, train, trained
+from tests.doctor.rules.mending import mend
 
 
 def poisoned(norm=nn.BatchNorm2d, **options):
@@ -64,12 +65,7 @@ def test_is_silent_on_a_variance_that_rounds_to_zero():
 
 
 def test_mending_resets_bad_channels_and_measures():
-    from batchnorm.doctor.mend import Repair
-    from batchnorm.doctor.rule import all_rules
-    from batchnorm.doctor.settings import Settings
-
     model = train(trained(), batches(), 1)
     model[4].running_var[3] = math.nan
-    (finding,) = diagnose(model, batches()).findings
-    all_rules()["BN002"].mend(Repair(model, batches(), Settings()), finding)
+    mend(model, diagnose(model, batches()), "BN002", batches())
     assert diagnose(model, batches()).findings == ()

@@ -3,11 +3,13 @@ from torch import nn
 
 from batchnorm.doctor import diagnose
 from tests.doctor.networks import trained
+from tests.doctor.rules.mending import mend
 
 
 def layer(var, eps):
     model = nn.Sequential(nn.BatchNorm1d(2, eps=eps), nn.Linear(2, 1)).eval()
     model[0].running_var.fill_(var)
+    model[0].num_batches_tracked.fill_(100)
     return model
 
 
@@ -47,12 +49,6 @@ def test_is_silent_without_a_source_if_all_agree():
 
 
 def test_mending_sets_the_sources_eps():
-    from batchnorm.doctor.mend import Repair
-    from batchnorm.doctor.rule import all_rules
-    from batchnorm.doctor.settings import Settings
-
     model = layer(1e-4, 1e-3)
-    report = diagnose(model, source_eps=1e-5)
-    done = all_rules()["BN013"].mend(Repair(model, None, Settings()), report.findings[0])
-    assert done == "eps 0.001 is now 1e-05"
+    assert mend(model, diagnose(model, source_eps=1e-5), "BN013") == ["eps 0.001 is now 1e-05"]
     assert diagnose(model, source_eps=1e-5).findings == ()

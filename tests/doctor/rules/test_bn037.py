@@ -5,6 +5,7 @@ from torch.utils.checkpoint import checkpoint
 
 from batchnorm.doctor import diagnose
 from tests.doctor.networks import batches, trained
+from tests.doctor.rules.mending import mend
 
 
 class Checkpointed(nn.Module):
@@ -55,14 +56,9 @@ def test_is_silent_where_the_recomputed_layer_is_frozen():
 
 
 def test_the_mended_momentum_makes_two_updates_count_as_one():
-    from batchnorm.doctor.mend import Repair
-    from batchnorm.doctor.rule import all_rules
-    from batchnorm.doctor.settings import Settings
-
     model = Checkpointed(False)
     once = trained()
-    finding = diagnose(model, batches()).findings[0]
-    all_rules()["BN037"].mend(Repair(model, None, Settings()), finding)
+    mend(model, diagnose(model, batches()), "BN037")
     x, y = batches()[0]
     nn.functional.cross_entropy(model(x), y).backward()
     once(x)

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from batchnorm.doctor.observe import Observer
 from batchnorm.doctor.patient import Patient, tensors_in
 from batchnorm.doctor.rule import found, safe
 from batchnorm.records import Finding
@@ -43,7 +44,7 @@ def check(patient: Patient) -> Iterator[Finding]:
 def _company(patient: Patient) -> Iterator[Finding]:
     batch = patient.head[0]
     rows = _rows(batch)
-    if rows < 2 or not patient.layers:
+    if rows < 2 or not _uses_batch(patient, batch):
         return
     orders = {
         "again": list(range(rows)),
@@ -102,6 +103,19 @@ def _moved(patient: Patient) -> Iterator[Finding]:
         )
 
 
+def _uses_batch(patient: Patient, batch: Any) -> bool:
+    """Whether a batch norm normalizes with the batch; a model may mix samples in other ways too."""
+    assert patient.model is not None
+    with Observer(patient.model, patient.by_name).hooked() as observer:
+        _predict(patient, batch, seed=0)
+    layers = [patient.by_name[call.layer] for call in observer.calls]
+    modes = [call.training for call in observer.calls]
+    return bool(observer.strangers) or any(
+        mode or layer.mean is None or layer.kind == "foreign"
+        for layer, mode in zip(layers, modes, strict=True)
+    )
+
+
 def _predict(patient: Patient, batch: Any, seed: int) -> Tensor | None:
     assert patient.model is not None
     predict: Callable[..., object] | None = patient.settings.predict_fn
@@ -114,8 +128,9 @@ def _predict(patient: Patient, batch: Any, seed: int) -> Tensor | None:
         torch.manual_seed(seed)
         try:
             return next(tensors_in(predict(patient.model, batch)), torch.empty(0)).double().clone()
-        except (ValueError, RuntimeError):
-            return None
+        except (ValueError, RuntimeError) as error:
+            # Torch's words for one sample in a layer that needs two; a model may refuse it for other reasons.
+            return None if "per channel" in str(error) else torch.empty(0)
 
 
 def _apart(one: Tensor, other: Tensor) -> float:
