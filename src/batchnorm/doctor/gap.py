@@ -78,7 +78,8 @@ def gap_of(layer: Layer, series: Series) -> Gap | None:
     expected = (series.mean.var(0) / within + (series.var + layer.eps).log().var(0) / 4 + unbiased).sqrt()
     varies = series.within > 1e-12 * (1 + series.mean.square().mean(0))
     nan = torch.full_like(expected, torch.nan)
-    return Gap(torch.where(varies, square.mean(0).sqrt(), nan), torch.where(varies, expected, nan))
+    gap = square.mean(0).sqrt().nan_to_num(nan=torch.inf)  # statistics that are not finite
+    return Gap(torch.where(varies, gap, nan), torch.where(varies, expected, nan))
 
 
 def independence_of(series: Series) -> float:

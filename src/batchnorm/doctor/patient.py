@@ -14,10 +14,11 @@ from batchnorm.doctor.exported import ExportedNorm
 from batchnorm.doctor.gap import Gap, gap_of
 from batchnorm.doctor.graph import Graph, trace
 from batchnorm.doctor.guard import Loan, untouched
-from batchnorm.doctor.layer import layers_of_checkpoint, layers_of_model
+from batchnorm.doctor.layer import Layer, layers_of_checkpoint, layers_of_model
 from batchnorm.doctor.observe import Call, Observer
 from batchnorm.doctor.passes import Pass, run_pass
 from batchnorm.doctor.settings import Settings
+from batchnorm.surgery import LayerStatistics, swapped_statistics
 from batchnorm.surgery.feed import Feed
 
 __all__ = ["Patient", "tensors_in"]
@@ -112,6 +113,18 @@ class Patient:
         """The same as prediction meets them: with all layers at their stored statistics."""
         return self._gaps(self.prediction)
 
+    def prediction_gaps_with(self, statistics: Mapping[str, LayerStatistics]) -> dict[str, Gap]:
+        """Gaps in prediction if some layers had other statistics."""
+        assert self.model is not None
+        with self.lent() as loan, swapped_statistics(self.model, statistics):
+            loan.predict()
+            examined = run_pass(self.model, self.by_name, lambda: self.feed(self.loader), self.forward)
+        swapped = {
+            name: dataclasses.replace(self.by_name[name], mean=new.mean, var=new.var)
+            for name, new in statistics.items()
+        }
+        return self._gaps(examined, {**self.by_name, **swapped})
+
     @cached_property
     def steps(self) -> tuple[tuple[Call, ...], ...]:
         """The calls of each of two training steps, backward included; empty if none could be made."""
@@ -171,12 +184,13 @@ class Patient:
             raise ValueError("diagnose: loader expected one batch or more, got none")
         return found
 
-    def _gaps(self, examined: Pass) -> dict[str, Gap]:
+    def _gaps(self, examined: Pass, layers: Mapping[str, Layer] | None = None) -> dict[str, Gap]:
         found = {}
+        layers = layers or self.by_name
         # A frozen layer predicts as it trains, so it has no gap.
         trains = {call.layer for batch in self.training.batches for call in batch if call.training}
         for name, series in examined.series.items():
-            layer = self.by_name[name]
+            layer = layers[name]
             judged = name in trains and layer.normalizes_batches and not layer.is_fresh()
             gap = gap_of(layer, series) if judged else None
             if gap is not None:

@@ -78,8 +78,7 @@ def _compare(layer: Layer, series: Series) -> Iterator[Finding]:
             layer.name,
             f"The running variance is {float(ratio.median()):.2g} times that of the training data and the "
             f"running mean {float(off.abs().median()):.2g} standard deviations off (medians over channels): "
-            "a "
-            "few wild values passed through and are not forgotten.",
+            "a few wild values passed through and are not forgotten.",
             consent(RECALIBRATE),
             {"variance_ratio": float(ratio.median()), "mean_off": float(off.abs().median())},
         )

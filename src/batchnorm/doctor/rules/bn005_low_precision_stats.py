@@ -41,8 +41,7 @@ def check(patient: Patient) -> Iterator[Finding]:
             severity,
             layer.name,
             f"Running statistics in {kind}: updates below half a unit in the last digit are lost, so they "
-            "stop "
-            "moving before they are right.",
+            "stop moving before they are right.",
             safe("layer.float() keeps the layer in float32; then recalibrate for the digits that were lost"),
             {"dtype": kind},
         )

@@ -68,8 +68,7 @@ def check(patient: Patient) -> Iterator[Finding]:
             "warn",
             None,
             "The statistics are those of the live model to the bit, but the weights are averaged ones: "
-            "nobody "
-            "measured the statistics of this model.",
+            "nobody measured the statistics of this model.",
             consent(RECALIBRATE),
         )
 

@@ -43,8 +43,7 @@ def check(patient: Patient) -> Iterator[Finding]:
             "warn",
             layer.name,
             f"momentum {momentum:g} is the weight of the new batch here: the running statistics are nearly "
-            "those "
-            f"of the last one. Where it means the weight of the old, write {right:g}.",
+            f"those of the last one. Where it means the weight of the old, write {right:g}.",
             consent(f"momentum {right:g}; {RECALIBRATE}"),
             {"momentum": momentum},
             suspected=True,

@@ -55,9 +55,8 @@ def check(patient: Patient) -> Iterator[Finding]:
                 "error" if weight > ERROR_WEIGHT else "warn",
                 layer.name,
                 f"After {count} batches with momentum {momentum:g} the initial mean 0 and variance 1 still "
-                "have "
-                f"a weight of {weight:.0%} in the running statistics; about {3 / momentum:.0f} batches are "
-                "needed.",
+                f"have a weight of {weight:.0%} in the running statistics; about {3 / momentum:.0f} batches "
+                "are needed.",
                 consent(RECALIBRATE),
                 {"momentum": momentum, "count": float(count), "initial_weight": weight},
                 suspected=True,

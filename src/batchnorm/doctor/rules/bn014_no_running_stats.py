@@ -35,8 +35,7 @@ def check(patient: Patient) -> Iterator[Finding]:
                 severity,
                 layer.name,
                 "No running statistics (track_running_stats=False): prediction normalizes with whatever "
-                "batch it "
-                "is given, so a sample's score depends on its neighbours.",
+                "batch it is given, so a sample's score depends on its neighbours.",
                 consent(f"make it with track_running_stats=True; {RECALIBRATE}"),
             )
 

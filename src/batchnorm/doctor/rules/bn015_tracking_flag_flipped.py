@@ -32,9 +32,8 @@ def check(patient: Patient) -> Iterator[Finding]:
             yield found(
                 "error",
                 layer.name,
-                "track_running_stats was switched off but the statistics are there: training normalizes with "
-                "the "
-                "batch while prediction uses statistics that stand still.",
+                "track_running_stats was switched off but the statistics are there: training normalizes "
+                "with the batch while prediction uses statistics that stand still.",
                 consent("layer.track_running_stats = True, and layer.eval() after each train() to freeze it"),
             )
 

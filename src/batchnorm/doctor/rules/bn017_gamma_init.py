@@ -42,8 +42,7 @@ def check(patient: Patient) -> Iterator[Finding]:
                 "warn",
                 layer.name,
                 f"After {layer.count} batches the weight is 0 in every channel: the layer returns its bias "
-                "and "
-                "lets no gradient through.",
+                "and lets no gradient through.",
                 advice("see why it never trained: no gradient, no optimizer group, or a decay that won"),
                 {"count": float(layer.count)},
             )
@@ -54,8 +53,7 @@ def check(patient: Patient) -> Iterator[Finding]:
                 "warn",
                 layer.name,
                 f"Before training the weight has median size {median:.2g} and {negative:.0%} of it is "
-                "negative: "
-                "an initializer meant for other layers was applied.",
+                "negative: an initializer meant for other layers was applied.",
                 consent("weight 1, bias 0"),
                 {"median": median, "negative": negative},
             )

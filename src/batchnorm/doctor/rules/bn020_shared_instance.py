@@ -38,8 +38,8 @@ def check(patient: Patient) -> Iterator[Finding]:
                 "warn",
                 name,
                 f"Called {len(calls)} times in a forward with inputs whose means are {far.means:.2g} "
-                "standard "
-                f"deviations apart and variances a factor {far.spreads:.2g}: one running average fits none.",
+                f"standard deviations apart and variances a factor {far.spreads:.2g}: one running average "
+                "fits none.",
                 consent("one batch norm for each place it is called at"),
                 {"calls": float(len(calls)), "means_apart": far.means, "variance_factor": far.spreads},
             )

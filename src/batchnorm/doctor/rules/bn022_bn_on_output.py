@@ -33,7 +33,6 @@ def check(patient: Patient) -> Iterator[Finding]:
                 "info",
                 site.layer,
                 "The model's output is that of batch norm: its mean and spread are fixed over each batch. "
-                "Right "
-                "for an embedding, wrong for a regression.",
+                "Right for an embedding, wrong for a regression.",
                 advice("for a regression leave it out and standardize the targets"),
             )

@@ -44,8 +44,7 @@ def check(patient: Patient) -> Iterator[Finding]:
                 "warn",
                 name,
                 f"A batch is worth {worth:.2g} independent values per channel ({items:.0f} samples): its "
-                "mean and "
-                "variance are noise.",
+                "mean and variance are noise.",
                 advice("Synced statistics, a larger micro-batch, Frozen statistics, or group norm"),
                 {"worth": worth, "count": count, "samples": items},
             )

@@ -47,9 +47,8 @@ def check(patient: Patient) -> Iterator[Finding]:
         "error" if ratio > ERROR_R else "warn",
         None,
         f"The means of batches differ {ratio:.0f} times as much as those of shuffled samples would "
-        "(variance, "
-        f"at {worst or 'the layer'}): what is in one batch is alike. Training erases that, prediction does "
-        "not.",
+        f"(variance, at {worst or 'the layer'}): what is in one batch is alike. Training erases that, "
+        "prediction does not.",
         consent("shuffle the training data (DataLoader(shuffle=True)), then recalibrate"),
         {"independence": ratio, "at": worst},
     )

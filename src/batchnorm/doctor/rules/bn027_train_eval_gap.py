@@ -38,8 +38,7 @@ def check(patient: Patient) -> Iterator[Finding]:
                 severity,
                 name,
                 f"Prediction differs from training by {gap.size:.2g} standard deviations, {gap.ratio:.2g} "
-                "times "
-                "what sampling explains: the running statistics are not those of this data and these "
+                "times what sampling explains: the running statistics are not those of this data and these "
                 "weights.",
                 consent(RECALIBRATE),
                 {"gap_ratio": gap.ratio, "gap": gap.size, "worst_channel": gap.worst},

@@ -53,8 +53,7 @@ def check(patient: Patient) -> Iterator[Finding]:
         "warn",
         None,
         f"Twice the padding changes valid outputs by up to {changed:.2g} of the largest: padded positions "
-        "enter "
-        f"the statistics.{also if reach > TOLERANCE else ''}",
+        f"enter the statistics.{also if reach > TOLERANCE else ''}",
         consent("mask them: layer(x, mask=mask) takes the moments of valid positions"),
         {"changed": changed, "changed_in_prediction": reach},
     )

@@ -16,6 +16,7 @@ Mistaken for it: mixers that act along the sequence on purpose.
 Reports: CK-10, FO-11, MK-03, MK-04, MK-07, NU-09.
 """
 
+import operator
 from collections.abc import Iterator
 
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ from batchnorm.records import Finding
 EVIDENCE = "F"
 
 TIMES, CHANCE = 5.0, 10.0
+ACTIVATIONS = (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU, nn.Dropout)
 FEATURES_LAST = (nn.Linear, nn.RNNBase, nn.Embedding, nn.LayerNorm)
 
 
@@ -43,8 +45,7 @@ def check(patient: Patient) -> Iterator[Finding]:
                 "error" if same else "warn",
                 name,
                 f"Its input of shape {tuple(input.shape)} has features on the last axis: slices there "
-                "explain "
-                f"{last:.1%} of the variance, along the second, which is normalized, {second:.1%}.",
+                f"explain {last:.1%} of the variance, along the second, which is normalized, {second:.1%}.",
                 consent("layer(x.transpose(1, 2)).transpose(1, 2)"),
                 {"second_axis": second, "last_axis": last},
             )
@@ -74,9 +75,13 @@ def _inputs(patient: Patient) -> dict[str, Tensor]:
 
 def _features_last(graph: Graph | None, name: str) -> bool:
     for site in graph.sites if graph is not None else ():
-        if graph is not None and site.layer == name:
-            above = next(
-                (graph.module(node) for node in graph.upstream(site.node) if graph.module(node)), None
-            )
-            return isinstance(above, FEATURES_LAST)
+        if graph is None or site.layer != name:
+            continue
+        for above in graph.upstream(site.node):
+            module = graph.module(above)
+            if isinstance(module, FEATURES_LAST):
+                return True
+            # Past an activation, and past taking the outputs of an LSTM from its tuple; a transpose ends it.
+            if above.target is not operator.getitem and not isinstance(module, ACTIVATIONS):
+                break
     return False

@@ -73,8 +73,7 @@ def _company(patient: Patient) -> Iterator[Finding]:
     elif max(apart.values(), default=0.0) > TOLERANCE:
         message = (
             f"A sample's score changes by up to {max(apart.values()):.2g} of the largest score with the "
-            "samples "
-            "beside it: evaluation normalizes with the batch."
+            "samples beside it: evaluation normalizes with the batch."
         )
     else:
         return

@@ -44,8 +44,7 @@ def check(patient: Patient) -> Iterator[Finding]:
             "warn" if gap is not None and gap.reaches(INFO_RATIO) else "info",
             name,
             f"{len(firsts)} forwards of a step give it inputs whose means are {far.means:.2g} standard "
-            "deviations "
-            f"apart and variances a factor {far.spreads:.2g}: its running statistics mix them.",
+            f"deviations apart and variances a factor {far.spreads:.2g}: its running statistics mix them.",
             consent("statistics of their own for each kind, or one forward of all kinds together"),
             {"means_apart": far.means, "variance_factor": far.spreads},
         )

@@ -44,8 +44,7 @@ def check(patient: Patient) -> Iterator[Finding]:
             "info",
             None,
             f"{patient.settings.accumulation} micro-batches make a step, but statistics are those of each "
-            "one, "
-            f"with {min(counts)} values per channel in the smallest layer.",
+            f"one, with {min(counts)} values per channel in the smallest layer.",
             advice(
                 "a larger micro-batch, or group norm; momentum 1 - (1 - m)^(1/k) for the running statistics"
             ),

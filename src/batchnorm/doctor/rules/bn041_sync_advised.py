@@ -39,9 +39,8 @@ def check(patient: Patient) -> Iterator[Finding]:
         yield found(
             "info",
             least,
-            f"Each of {settings.ranks * settings.replicas} devices normalizes with {worth[least]:.2g} values "
-            "per "
-            "channel; all together would have enough.",
+            f"Each of {settings.ranks * settings.replicas} devices normalizes with {worth[least]:.2g} "
+            "values per channel; all together would have enough.",
             consent("batchnorm.convert(model, stats=Synced()): two collectives per layer and direction"),
             {"values": worth[least], "devices": float(settings.ranks * settings.replicas)},
         )

@@ -43,8 +43,7 @@ def check(patient: Patient) -> Iterator[Finding]:
                 "warn",
                 None,
                 f"Batch norm inside DataParallel ({name or 'the model'}): every replica normalizes its own "
-                "part "
-                "of the batch, and only the first replica's statistics are kept.",
+                "part of the batch, and only the first replica's statistics are kept.",
                 FIX,
             )
 

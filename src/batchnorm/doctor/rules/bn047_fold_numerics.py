@@ -73,7 +73,6 @@ def _axes(patient: Patient) -> Iterator[Finding]:
                 "error",
                 site.layer,
                 "A linear layer followed by batch norm on (N, L, C): the first acts on the last axis, the "
-                "second "
-                "on axis 1, so folding is wrong, in silence where both have one size.",
+                "second on axis 1, so folding is wrong, in silence where both have one size.",
                 safe("leave it unfolded"),
             )

@@ -36,8 +36,7 @@ def check(patient: Patient) -> Iterator[Finding]:
                 "error",
                 norm.name,
                 f"The {norm.format} graph normalizes with the batch, whatever eval() says: it was exported "
-                "in "
-                "training mode.",
+                "in training mode.",
                 AGAIN,
             )
         elif not norm.has_statistics:
