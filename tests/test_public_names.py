@@ -60,7 +60,7 @@ NAMES = {
         "RecalibrationReport",
         "swapped_statistics",
     ],
-    "batchnorm.doctor": ["diagnose", "LayerGap", "Report", "Settings"],
+    "batchnorm.doctor": ["diagnose", "FixReport", "LayerGap", "Mended", "Report", "Settings"],
     "batchnorm.train": ["ARMS", "MODELS", "Observer", "TrainConfig", "train"],
     "batchnorm.bench": ["BenchPlan", "run_bench"],
     "batchnorm.cli": ["main"],

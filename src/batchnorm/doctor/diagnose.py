@@ -12,7 +12,7 @@ from batchnorm.doctor.exported import exported_norms, is_exported, state_of
 from batchnorm.doctor.judge import INFO_RATIO, withdrawn
 from batchnorm.doctor.passes import ENOUGH
 from batchnorm.doctor.patient import Patient
-from batchnorm.doctor.report import LayerGap, Report
+from batchnorm.doctor.report import LayerGap, Origin, Report
 from batchnorm.doctor.rule import Rule, chosen_rules
 from batchnorm.doctor.settings import Settings
 from batchnorm.records import SEVERITIES, Finding
@@ -61,7 +61,8 @@ def diagnose(
     """
     if batches < 1:
         raise ValueError(f"diagnose: batches expected 1 or more, got {batches}")
-    patient = _patient(model, loader, Settings(optimizer=optimizer, **settings), batches)
+    circumstances = Settings(optimizer=optimizer, **settings)
+    patient = _patient(model, loader, circumstances, batches)
     chosen = chosen_rules(rules, ignore)
     skipped: dict[str, str] = {}
     findings: list[Finding] = []
@@ -83,6 +84,11 @@ def diagnose(
 
     kept.sort(key=place)
     layers = _gaps(patient)
+
+    def again(model: nn.Module) -> Report:
+        # Another model's parameters are not in the optimizer.
+        return diagnose(model, patient.loader, rules=chosen, batches=batches, **settings)
+
     return Report(
         tuple(kept),
         (*back, *explained),
@@ -90,6 +96,7 @@ def diagnose(
         layers,
         explain(patient, kept, layers),
         len(patient.training.batches) if _measured(patient) else 0,
+        Origin(patient.loader, circumstances, again),
     )
 
 

@@ -1,12 +1,16 @@
 """The result of a diagnosis."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from torch import nn
+
+from batchnorm.doctor.fix import FixReport, fix
+from batchnorm.doctor.settings import Settings
 from batchnorm.records import Finding
 
-__all__ = ["LayerGap", "Report"]
+__all__ = ["LayerGap", "Origin", "Report"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +33,21 @@ class LayerGap:
     worst: float
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Origin:
+    """Of which diagnosis a report is.
+
+    Attributes:
+        loader: Its data.
+        settings: Its circumstances.
+        again: Makes it once more, of another model.
+    """
+
+    loader: Iterable[Any] | None
+    settings: Settings
+    again: Callable[[nn.Module], "Report"]
+
+
 @dataclasses.dataclass(frozen=True)
 class Report:
     """What the doctor says.
@@ -48,6 +67,7 @@ class Report:
     layers: tuple[LayerGap, ...]
     explanation: str
     batches: int
+    origin: Origin = dataclasses.field(repr=False, compare=False)
 
     @property
     def severity(self) -> str | None:
@@ -58,6 +78,39 @@ class Report:
     def codes(self) -> tuple[str, ...]:
         """Codes found, each once, in order."""
         return tuple(dict.fromkeys(finding.code for finding in self.findings))
+
+    def fix(
+        self, model: nn.Module, loader: Iterable[Any] | None = None, *, consent: Iterable[str] = ()
+    ) -> tuple[nn.Module, FixReport]:
+        """Mend a copy of the model, and diagnose the copy again.
+
+        Args:
+            model: What was diagnosed; it is left alone.
+            loader: Data to measure statistics on; None for those of the diagnosis.
+            consent: Codes of rules whose fix may change numbers, as ``("BN001",)``. Safe fixes are made
+                without.
+
+        Returns:
+            The mended copy, and what was done, what was not and why, and what the second diagnosis says.
+
+        Raises:
+            ValueError: If a code is unknown.
+
+        Example:
+            >>> import torch
+            >>> from batchnorm.doctor import diagnose
+            >>> model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 1)).bfloat16()
+            >>> fixed, done = diagnose(model).fix(model)
+            >>> done.mended[0].done, done.remaining
+            ('in float32 now', ())
+            >>> model[0].running_mean.dtype, fixed[0].running_mean.dtype
+            (torch.bfloat16, torch.float32)
+        """
+        loader = self.origin.loader if loader is None else loader
+        again = self.origin.again
+        return fix(
+            model, self.findings, loader, self.origin.settings, consent, lambda model: again(model).findings
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; a number that is not finite becomes None."""
