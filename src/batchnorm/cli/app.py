@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from batchnorm.cli import bench, train
+from batchnorm.cli import bench, doctor, explain, train
 
 __all__ = ["app", "main"]
 
@@ -24,6 +24,8 @@ app = typer.Typer(
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
 app.command("train", help=train.HELP)(train.command)
+app.command("doctor", help=doctor.HELP)(doctor.command)
+app.command("explain", help=explain.HELP)(explain.command)
 app.command("bench", help=bench.HELP)(bench.command)
 
 

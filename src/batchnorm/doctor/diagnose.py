@@ -96,6 +96,7 @@ def diagnose(
         layers,
         explain(patient, kept, layers),
         len(patient.training.batches) if _measured(patient) else 0,
+        len(patient.layers) + len(patient.exported),
         Origin(patient.loader, circumstances, again),
     )
 

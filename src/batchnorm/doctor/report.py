@@ -59,6 +59,7 @@ class Report:
         layers: Gaps in the order of execution, where there were data.
         explanation: Why prediction differs from training, in words; empty if it does not.
         batches: Training batches looked at.
+        layers_seen: Batch-norm layers there are.
     """
 
     findings: tuple[Finding, ...]
@@ -67,6 +68,7 @@ class Report:
     layers: tuple[LayerGap, ...]
     explanation: str
     batches: int
+    layers_seen: int
     origin: Origin = dataclasses.field(repr=False, compare=False)
 
     @property
@@ -127,4 +129,5 @@ class Report:
             ],
             "explanation": self.explanation,
             "batches": self.batches,
+            "layers_seen": self.layers_seen,
         }
