@@ -58,6 +58,7 @@ def moments(input: Tensor) -> Moments:
     spatial = list(range(2, values.dim()))
     item_means = (values.mean(spatial) if spatial else values).double().cpu()  # (N, C)
     mean = item_means.mean(0)
+    least, most = values.aminmax()
     shape = [1, -1] + [1] * len(spatial)
     apart = values - mean.to(values.device, values.dtype).view(shape)
     squares = apart.square_()
@@ -69,7 +70,7 @@ def moments(input: Tensor) -> Moments:
         item_means.var(0) if items > 1 else torch.full_like(mean, torch.nan),
         values.numel() // values.shape[1],
         items,
-        float(values.abs().max()),
+        max(-float(least), float(most)),
     )
 
 

@@ -23,8 +23,6 @@ from batchnorm.surgery.feed import Feed
 
 __all__ = ["Patient", "tensors_in"]
 
-STEPS = 2  # examined with their backward
-
 
 @dataclasses.dataclass(eq=False)
 class Patient:
@@ -126,26 +124,26 @@ class Patient:
         return self._gaps(examined, {**self.by_name, **swapped})
 
     @cached_property
-    def steps(self) -> tuple[tuple[Call, ...], ...]:
-        """The calls of each of two training steps, backward included; empty if none could be made."""
-        made = []
+    def step(self) -> tuple[Call, ...]:
+        """The calls of a training step, backward included; empty if none could be made."""
         with contextlib.suppress(RuntimeError, ValueError, TypeError):
-            for batch in self.head:
-                made.append(self._step(batch))
-        return tuple(made)
+            return self._step(self.first_batch)
+        return ()
 
     @cached_property
-    def head(self) -> tuple[Any, ...]:
-        """The first two batches, moved."""
+    def first_batch(self) -> Any:
+        """The first batch, moved."""
         with self.lent():  # a DataLoader draws from the global generator
-            return tuple(itertools.islice(self.feed(self.loader), STEPS))
+            for batch in self.feed(self.loader):
+                return batch
+        raise ValueError("diagnose: loader expected one batch or more, got none")
 
     def look(self, at: Callable[[str, Tensor], None]) -> None:
         """Show the first batch's inputs to the layers in training mode to a function of name and input."""
         assert self.model is not None
         with self.lent() as loan:
             loan.train()
-            run_pass(self.model, self.by_name, lambda: self.head[:1], self.forward, look=at)
+            run_pass(self.model, self.by_name, lambda: [self.first_batch], self.forward, look=at)
 
     def lent(self) -> contextlib.AbstractContextManager[Loan]:
         """The model for a while; see `untouched`."""

@@ -115,7 +115,7 @@ def _groups(patient: Patient) -> Iterator[Finding]:
 
             handles.append(module.register_forward_pre_hook(before))
         try:
-            patient.forward(patient.model, patient.head[0])
+            patient.forward(patient.model, patient.first_batch)
         finally:
             for handle in handles:
                 handle.remove()

@@ -38,7 +38,7 @@ def check(patient: Patient) -> Iterator[Finding]:
     lengths_fn = patient.settings.lengths_fn
     if lengths_fn is None or not patient.layers:
         return
-    batch = patient.head[0]
+    batch = patient.first_batch
     lengths, head = lengths_fn(batch), batch[0] if isinstance(batch, tuple | list) else batch
     if not isinstance(head, Tensor) or head.dim() != 3 or bool((lengths == head.shape[-1]).all()):
         return

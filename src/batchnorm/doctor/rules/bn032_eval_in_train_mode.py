@@ -42,7 +42,7 @@ def check(patient: Patient) -> Iterator[Finding]:
 
 
 def _company(patient: Patient) -> Iterator[Finding]:
-    batch = patient.head[0]
+    batch = patient.first_batch
     rows = _rows(batch)
     if rows < 2 or not _uses_batch(patient, batch):
         return

@@ -29,9 +29,9 @@ EXPLAINED_BY = ("BN033",)
 
 def check(patient: Patient) -> Iterator[Finding]:
     """Calls of a step, with and without gradients."""
-    if not patient.steps:
+    if not patient.step:
         return
-    step = [call for call in patient.steps[0] if patient.by_name[call.layer].tracks]
+    step = [call for call in patient.step if patient.by_name[call.layer].tracks]
     taught = {call.layer for call in step if call.grad or call.backward}
     teachers = [call.layer for call in step if not call.grad and call.training and call.layer not in taught]
     if not taught:

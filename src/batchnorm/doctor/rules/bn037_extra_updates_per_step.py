@@ -31,9 +31,9 @@ RANK = 9
 
 def check(patient: Patient) -> Iterator[Finding]:
     """Calls by layer in one step."""
-    if not patient.steps:
+    if not patient.step:
         return
-    step = [call for call in patient.steps[0] if call.training and patient.by_name[call.layer].tracks]
+    step = [call for call in patient.step if call.training and patient.by_name[call.layer].tracks]
     for name in dict.fromkeys(call.layer for call in step):
         calls = [call for call in step if call.layer == name]
         again = sum(call.backward for call in calls)

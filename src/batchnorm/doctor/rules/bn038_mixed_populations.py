@@ -30,10 +30,10 @@ RANK = 9
 
 def check(patient: Patient) -> Iterator[Finding]:
     """The first call of every forward in a step."""
-    for name in dict.fromkeys(call.layer for call in patient.steps[0]) if patient.steps else ():
+    for name in dict.fromkeys(call.layer for call in patient.step) if patient.step else ():
         firsts = {
             call.forward: call.moments
-            for call in reversed(patient.steps[0])
+            for call in reversed(patient.step)
             if call.layer == name and call.training and not call.backward and call.moments is not None
         }
         far = apart(list(firsts.values()))

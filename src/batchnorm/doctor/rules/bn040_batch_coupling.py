@@ -56,7 +56,7 @@ def check(patient: Patient) -> Iterator[Finding]:
 def _share(patient: Patient) -> float | None:
     """Share of the first rows' gradient that falls on the inputs of others."""
     assert patient.model is not None
-    batch = patient.head[0]
+    batch = patient.first_batch
     head = batch[0] if isinstance(batch, tuple | list) else batch
     if not isinstance(head, Tensor) or not head.is_floating_point() or len(head) < 2:
         return None
