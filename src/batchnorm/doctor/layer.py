@@ -17,6 +17,7 @@ from batchnorm.nn import BatchNorm1d, BatchNorm2d, BatchNorm3d
 __all__ = ["Layer", "is_locked", "layers_of_checkpoint", "layers_of_model", "plain"]
 
 TorchBatchNorm = nn.modules.batchnorm._BatchNorm
+DRAWN = 0.05  # standard deviation of an initial weight; 0.02 is usual
 _FORWARDS = {
     TorchBatchNorm.forward,
     nn.SyncBatchNorm.forward,
@@ -75,9 +76,17 @@ class Layer:
         )
 
     def was_trained(self) -> bool:
-        """Whether weight or bias moved away from (1, 0)."""
-        weight, bias = self.weight, self.bias
-        return bool((weight is not None and (weight != 1).any()) or (bias is not None and (bias != 0).any()))
+        """Whether weight or bias moved away from where they start.
+
+        They start from (1, 0), or from a weight drawn around 1, as recipes for generators do.
+        """
+        if self.bias is not None and (self.bias != 0).any():
+            return True
+        if self.weight is None:
+            return False
+        off = plain(self.weight) - 1
+        drawn = off.numel() > 1 and off.mean().abs() < off.std() < DRAWN
+        return bool(off.any() and not drawn)
 
     def is_fresh(self) -> bool:
         """Whether it is as it was made, so that nobody expects its statistics to fit."""

@@ -34,6 +34,13 @@ def test_is_silent_on_a_fresh_layer():
     assert diagnose(nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1))).findings == ()
 
 
+def test_is_silent_on_a_weight_drawn_around_one():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm1d(16), nn.Linear(16, 1))
+    nn.init.normal_(model[0].weight, 1.0, 0.02)
+    assert diagnose(model).findings == ()
+
+
 def test_is_silent_where_the_counter_alone_is_lost():
     model = trained()
     for buffer in (model[1].num_batches_tracked, model[4].num_batches_tracked):

@@ -26,7 +26,7 @@ from batchnorm.records import Finding
 
 EVIDENCE = "C"
 RANK = 3
-EXPLAINED_BY = ("BN002", "BN007", "BN034")
+EXPLAINED_BY = ("BN002", "BN007", "BN017", "BN034")
 
 
 def check(patient: Patient) -> Iterator[Finding]:

@@ -52,7 +52,13 @@ def _company(patient: Patient) -> Iterator[Finding]:
         "alone": [0],
     }
     outputs = {"first": _predict(patient, batch, seed=0)}
-    if outputs["first"] is None or len(outputs["first"]) != rows:
+    if outputs["first"] is None:
+        message = (
+            "Evaluation scores one sample in training mode, which normalizes with the batch: it has none."
+        )
+        yield found("error", None, message, EVAL)
+        return
+    if len(outputs["first"]) != rows:
         return
     for name, order in orders.items():
         # Another seed for the same batch: noise of its own then shows.
