@@ -204,7 +204,7 @@ def test_prediction_takes_one_sample_at_a_time(backend):
         ({"activation": "swish"}, "activation expected one of None, relu, .*, got 'swish'"),
         ({"backend": "cuda"}, "backend expected one of auto, eager, native, torch, got 'cuda'"),
         ({"nonfinite": "drop"}, "nonfinite expected one of propagate, skip, raise, got 'drop'"),
-        ({"stats": "batch"}, "stats expected Batch\\(\\), got 'batch'"),
+        ({"stats": "batch"}, "stats expected a kind such as Batch\\(\\), got 'batch'"),
     ],
 )
 def test_unknown_arguments_are_named(arguments, message):

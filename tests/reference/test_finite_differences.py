@@ -10,22 +10,9 @@ from batchnorm.reference import (
     batch_norm_predict,
     batch_norm_predict_backward,
 )
+from tests.finite_differences import STEP, central_differences
 
-STEP = 1e-5  # truncation error STEP² and rounding error u / STEP both stay near 1e-10
 ARGUMENTS = ("x", "weight", "bias", "residual")
-
-
-def central_differences(function, arrays, name):
-    """Gradient of the scalar ``function(**arrays)`` with respect to one of the arrays."""
-    gradient = np.empty_like(arrays[name])
-    for index in np.ndindex(gradient.shape):
-        ends = []
-        for step in (STEP, -STEP):
-            moved = arrays[name].copy()
-            moved[index] += step
-            ends.append(function(**{**arrays, name: moved}))
-        gradient[index] = (ends[0] - ends[1]) / (2 * STEP)
-    return gradient
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

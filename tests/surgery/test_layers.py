@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from batchnorm import BatchNorm1d
-from batchnorm.surgery.layers import FROZEN, NO_STATISTICS, NOT_NAMED, choose_layers
+from batchnorm import BatchNorm1d, stats
+from batchnorm.surgery.layers import FROZEN, FROZEN_KIND, NO_STATISTICS, NOT_NAMED, ROWS, choose_layers
 
 
 def model():
@@ -34,6 +34,14 @@ def test_a_layer_in_prediction_mode_is_frozen_only_while_the_model_trains():
     net["body"][1].eval()
     assert choose_layers(net).untouched == {"body.1": FROZEN, "free": NO_STATISTICS}
     assert "body.1" in choose_layers(net.eval()).layers
+
+
+def test_frozen_statistics_and_rows_of_them_are_left_alone():
+    net = nn.ModuleList(
+        [BatchNorm1d(2, stats=stats.Frozen()), BatchNorm1d(2, stats=stats.Domains(3)), BatchNorm1d(2)]
+    )
+    assert choose_layers(net.eval()).untouched == {"0": FROZEN_KIND, "1": ROWS}
+    assert list(choose_layers(net, ["0"]).layers) == ["0"]
 
 
 def test_a_layer_without_gradients_is_not_frozen():

@@ -44,6 +44,8 @@ def test_an_unknown_setting_is_named():
         ({"batch_size": 1}, "train: batch_size expected at least 2 images per micro-batch .*, got 1"),
         ({"batch_size": 4, "accumulate": 4}, "train: batch_size expected at least 2 images"),
         ({"backend": "fast"}, "train: backend expected one of auto, eager, native, torch, got fast"),
+        ({"stats": "ghost:1"}, "Ghost: size expected at least 2 samples, got 1"),
+        ({"stats": "domains:2"}, "train: stats expected kinds without rows.* got domains:2"),
         ({"threads": 0}, "train: threads expected an integer >= 1, got 0"),
         ({"precision": "int8"}, "train: precision expected one of float32"),
         ({"clip": -1.0}, "train: clip expected a number > 0, got -1.0"),

@@ -48,6 +48,9 @@ def command(
     recalibration_images: Annotated[
         int | None, Setting(help="Take population statistics from the first so many only.")
     ] = None,
+    stats: Annotated[
+        str, Setting(help="Of the arms batch and scratch: batch, ghost:32, renorm, synced+renorm, …")
+    ] = "batch",
     backend: Annotated[str, Setting(help="Of our layers: auto, eager, native or torch.")] = "auto",
     device: Annotated[str, Setting(help="cpu, cuda, …")] = "cpu",
     threads: Annotated[int | None, Setting(help="CPU threads.")] = None,

@@ -1,16 +1,23 @@
 """Batch-norm layers: drop-in for torch.nn's, with activation, residual and choice of statistics."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from batchnorm.nn.statistics import Batch, Statistics
+from batchnorm.nn.averages import Pending, is_repetition
+from batchnorm.nn.composed import EXCLUDED, composed_forward
+from batchnorm.nn.corrections import correction_memory
+from batchnorm.nn.statistics import Batch, Cumulative, Frozen, Renorm, Rows, Scheduled, Statistics
 from batchnorm.ops import NONFINITE, batch_norm, check_backend
 from batchnorm.ops.activations import activation_code
 
 __all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d"]
+
+
+# said in `repr` only where it is otherwise
+_USUAL = {"nonfinite": "propagate", "excluded": "zero", "channel_dim": 1, "backend": "auto"}
 
 
 class _Layer(nn.modules.batchnorm._BatchNorm):
@@ -30,45 +37,104 @@ class _Layer(nn.modules.batchnorm._BatchNorm):
         activation: str | None = None,
         stats: Statistics | None = None,
         nonfinite: str = "propagate",
+        excluded: str = "zero",
+        channel_dim: int = 1,
         backend: str = "auto",
     ) -> None:
         # torch before 2.13 has no argument for bias
         extra = {} if bias else {"bias": False}
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **extra)
-        self._keep_statistics_float32()
         activation_code(activation)
-        if nonfinite not in NONFINITE:
-            raise ValueError(
-                f"batch_norm: nonfinite expected one of {', '.join(NONFINITE)}, got {nonfinite!r}"
-            )
-        stats = Batch() if stats is None else stats
-        if not isinstance(stats, Batch):
-            raise ValueError(f"batch_norm: stats expected Batch(), got {stats!r}")
+        for name, value, known in (("nonfinite", nonfinite, NONFINITE), ("excluded", excluded, EXCLUDED)):
+            if value not in known:
+                raise ValueError(f"batch_norm: {name} expected one of {', '.join(known)}, got {value!r}")
+        if channel_dim not in (1, -1):
+            raise ValueError(f"batch_norm: channel_dim expected 1 or -1, got {channel_dim!r}")
         self.activation = activation
-        self.stats = stats
         self.nonfinite = nonfinite
+        self.excluded = excluded
+        self.channel_dim = channel_dim
         self.backend = check_backend(backend)
+        self.label: str | None = None
+        self.agreed_with: int | None = None
+        self._set_statistics(Batch() if stats is None else stats)
+        self._keep_statistics_float32()
 
-    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+    def _set_statistics(self, stats: Statistics) -> None:
+        """Keep the kind of statistics, and what it needs."""
+        if not isinstance(stats, Statistics):
+            raise ValueError(f"batch_norm: stats expected a kind such as Batch(), got {stats!r}")
+        self.stats = stats
+        self._plain = type(stats) is Batch
+        self._frozen, self._cumulative = stats.find(Frozen), stats.find(Cumulative) is not None
+        if self.backend == "torch" and not self._plain:
+            raise ValueError(f"batch_norm: backend expected another with {stats!r}, got 'torch'")
+        for kind in stats.kinds():
+            if isinstance(kind, (Rows, Renorm, Frozen, Scheduled)) and not self.track_running_stats:
+                raise ValueError(f"batch_norm: track_running_stats expected True with {kind!r}, got False")
+        rows = stats.find(Rows)
+        if rows is not None:
+            for name in ("running_mean", "running_var", "num_batches_tracked"):
+                values = getattr(self, name)
+                setattr(self, name, values.expand(rows.number, *values.shape).clone())
+        if self._frozen is not None and self._frozen.affine:
+            for parameter in self.parameters():
+                parameter.requires_grad_(False)
+        self.pending: Pending | None = None
+        self.corrections = correction_memory()
+
+    def title(self) -> str:
+        """How errors name the layer."""
+        return f"layer {self.label or type(self).__name__} (num_features {self.num_features})"
+
+    def learns(self) -> bool:
+        """Whether a forward pass uses the batch's statistics and moves the running ones."""
+        return self.training and self._frozen is None
+
+    def forward(
+        self,
+        input: Tensor,
+        residual: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        domain: int | Tensor | None = None,
+        step: int | Sequence[int] | Tensor | None = None,
+    ) -> Tensor:
         """Return act(bn(input) + residual).
 
         Args:
-            input: Shape ``(N, C, *spatial)`` with the layer's rank and C = ``num_features``.
+            input: Shape ``(N, C, *spatial)`` with the layer's rank and C = ``num_features``; with
+                ``channel_dim=-1`` ``(N, *spatial, C)``.
             residual: Added before the activation; the input's shape and dtype.
+            mask: Which positions count: True, or a weight of at least 0; broadcasts to
+                ``(N, *spatial)``, or, having the input's rank, to the input's shape.
+            domain: With `Domains`: of all samples, or ``(N,)`` of each.
+            step: With `PerStep`: of all samples; or the numbers of samples at steps 0, 1, …, which lie one
+                after the other, as in `torch.nn.utils.rnn.PackedSequence`.
+
+        Raises:
+            ValueError: If the rank is wrong, there is one value per channel in training, or ``mask``,
+                ``domain`` or ``step`` does not fit.
+            RuntimeError: If sizes or dtypes do not fit together, or a process of a `Synced` layer fails.
         """
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
-        tracked = not self.training or self.track_running_stats
-        running_mean = self.running_mean if tracked else None
+        learns = self.learns()
+        plain = self._plain or self.stats.is_idle(learns)
+        if not plain or mask is not None or domain is not None or step is not None or self.channel_dim != 1:
+            return composed_forward(self, input, residual, mask, domain, step)
+        # a batch that activation checkpointing repeats must not move the running statistics again
+        running = not learns or (self.track_running_stats and not is_repetition())
+        running_mean = self.running_mean if running else None
         return batch_norm(
             input,
             running_mean,
-            self.running_var if tracked else None,
+            self.running_var if running else None,
             self.weight,
             self.bias,
-            self.training or running_mean is None,
-            self.momentum,
+            learns or running_mean is None,
+            None if self._cumulative else self.momentum,
             self.eps,
-            num_batches_tracked=self.num_batches_tracked if tracked else None,
+            num_batches_tracked=self.num_batches_tracked if running else None,
             activation=self.activation,
             residual=residual,
             nonfinite=self.nonfinite,
@@ -82,10 +148,9 @@ class _Layer(nn.modules.batchnorm._BatchNorm):
             words.append(f"activation={self.activation!r}")
         if self.stats != Batch():
             words.append(f"stats={self.stats!r}")
-        if self.nonfinite != "propagate":
-            words.append(f"nonfinite={self.nonfinite!r}")
-        if self.backend != "auto":
-            words.append(f"backend={self.backend!r}")
+        for name, usual in _USUAL.items():
+            if getattr(self, name) != usual:
+                words.append(f"{name}={getattr(self, name)!r}")
         return ", ".join(words)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -140,14 +205,17 @@ class BatchNorm2d(_Layer, nn.BatchNorm2d):
         bias: Learn ``bias``, if affine.
         activation: None, ``relu``, ``leaky_relu``, ``relu6``, ``sigmoid``, ``tanh``, ``silu``,
             ``gelu`` or ``hardswish``, applied in the same kernel.
-        stats: Which statistics to normalize with in training; `Batch()` if None.
+        stats: Which statistics to normalize with, a kind or a sum of kinds of
+            `batchnorm.nn.statistics`; `Batch()` if None.
         nonfinite: What a batch with NaN or infinite statistics does to the running ones:
             ``propagate`` (as torch), ``skip`` or ``raise``.
-        backend: ``auto``, ``eager``, ``native`` or ``torch``.
+        excluded: What the output is where a mask excludes the input from the statistics: ``zero``, or
+            ``normalize`` for the same as elsewhere.
+        channel_dim: Where the channels are, 1 or −1.
+        backend: ``auto``, ``eager``, ``native`` or ``torch``; the last only with `Batch()`.
 
     Raises:
-        ValueError: If an argument is unknown; in ``forward``, if the rank is wrong or there is one
-            value per channel in training.
+        ValueError: If an argument is unknown, or arguments contradict each other.
 
     References:
         Ioffe & Szegedy 2015, arXiv:1502.03167, Algorithms 1 and 2, section 3.2.

@@ -8,7 +8,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-__all__ = ["NONFINITE", "check_arguments"]
+__all__ = ["NONFINITE", "check_arguments", "check_count", "refuse_nonfinite"]
 
 NONFINITE = ("propagate", "skip", "raise")
 
@@ -29,8 +29,7 @@ def check_arguments(
     """Raise unless `batch_norm` has an answer for these arguments.
 
     Raises:
-        ValueError: Rank below 2, one value per channel in training, ``eps`` or ``nonfinite`` out of
-            range, or no statistics to predict with.
+        ValueError: Rank below 2, ``eps`` or ``nonfinite`` out of range, or no statistics to predict with.
         NotImplementedError: The input is not floating.
         RuntimeError: A size or dtype does not fit the input's.
     """
@@ -44,11 +43,6 @@ def check_arguments(
         # written so that eps = NaN is refused too
         if not eps > 0:
             raise ValueError(f"batch_norm: eps must be positive in training, expected > 0, got {eps}")
-        if input.numel() == input.shape[1]:
-            raise ValueError(
-                "batch_norm: input expected more than 1 value per channel in training, "
-                f"got shape {_shape(input)}"
-            )
     else:
         if not eps >= 0:
             raise ValueError(f"batch_norm: eps must be non-negative, expected >= 0, got {eps}")
@@ -72,6 +66,30 @@ def check_arguments(
         raise RuntimeError(
             f"batch_norm: residual expected shape {_shape(input)} and {_name(input.dtype)}, "
             f"got {_shape(residual)} and {_name(residual.dtype)}"
+        )
+
+
+def check_count(values: int, shape: tuple[int, ...]) -> None:
+    """Raise if a training batch has one value per channel: it would always become the bias.
+
+    Args:
+        values: M, per channel.
+        shape: Of the input, for the words.
+    """
+    if values == 1:
+        raise ValueError(
+            f"batch_norm: input expected more than 1 value per channel in training, got shape {shape}"
+        )
+
+
+def refuse_nonfinite(mean: Tensor, var: Tensor) -> None:
+    """Raise FloatingPointError if a statistic, of shape ``(…, C)``, is NaN or infinite."""
+    finite = torch.isfinite(mean) & torch.isfinite(var)
+    if not finite.all():
+        wrong = int((~finite).sum())
+        raise FloatingPointError(
+            f"batch_norm: input expected finite statistics, got NaN or infinity in {wrong} of "
+            f"{finite.numel()} channels; the running statistics are unchanged"
         )
 
 

@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.autograd import Function
 
 from batchnorm.ops import eager, schema
+from batchnorm.ops.backend import is_transformed
 from batchnorm.ops.recompute import remember
+from batchnorm.ops.running import outside_transforms
 
 __all__ = ["Running", "normalize", "normalize_batch", "update_running"]
 
@@ -171,9 +173,11 @@ def normalize_batch(
         result = _BatchNorm.apply(*arguments[:-1], None)  # type: ignore[no-untyped-call]
         if running is not None:
             update_running(input, result[1], result[2], rung, running)
-    elif torch._C._are_functorch_transforms_active():
+    elif is_transformed():
         # vmap, jvp and jacrev see through plain torch operations, not through a Function of ours
-        result = _forward(*arguments[:-2], "eager", running)
+        result = _forward(*arguments[:-2], "eager", None)
+        if running is not None:
+            update_running(input, result[1], result[2], "eager", running)
     elif torch.is_grad_enabled():
         result = output, mean, var = _apply_batch_norm(*arguments)
         again = kernels_of(rung).normalize
@@ -187,9 +191,12 @@ def update_running(input: Tensor, mean: Tensor, var: Tensor, rung: str, running:
     """Move the running statistics towards those of ``input``."""
     running_mean, running_var, counter, momentum, skip = running
     count = input.numel() // max(input.shape[1], 1)
-    kernels_of(rung).update_running_stats(
-        running_mean, running_var, counter, mean, var, count, momentum, skip
-    )
+    move = kernels_of(rung).update_running_stats
+
+    def change(mean: Tensor, var: Tensor) -> None:
+        move(running_mean, running_var, counter, mean, var, count, momentum, skip)
+
+    outside_transforms(change, running_mean, mean.detach(), var.detach())
     if not torch.compiler.is_compiling():
         _mark_changed(rung, running_mean, running_var)
 
@@ -212,8 +219,7 @@ def normalize(
     rung: str,
 ) -> Tensor:
     """Prediction under autograd, ``mean`` and ``var`` being constants."""
-    functorch = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
-    if torch.is_grad_enabled() and not functorch:
+    if torch.is_grad_enabled() and not is_transformed():
         compiling = torch.compiler.is_compiling()
         apply: Callable[..., Any] = _Normalize.apply if compiling else _apply_normalize
         output = apply(input, weight, bias, residual, mean, var, eps, activation, rung)
@@ -221,6 +227,6 @@ def normalize(
             again = kernels_of(rung).normalize
             remember(output, again, input, mean, var, weight, bias, residual, eps, activation)
     else:
-        kernels = eager if functorch else kernels_of(rung)
+        kernels = eager if is_transformed() else kernels_of(rung)
         output = kernels.normalize(input, mean, var, weight, bias, residual, eps, activation)
     return cast(Tensor, output)

@@ -6,9 +6,10 @@
 
 import os
 
+import torch
 from torch import Tensor
 
-__all__ = ["BACKENDS", "check_backend", "has_native", "resolve_backend"]
+__all__ = ["BACKENDS", "check_backend", "has_native", "is_transformed", "kernel_rung", "resolve_backend"]
 
 BACKENDS = ("auto", "eager", "native", "torch")
 
@@ -60,3 +61,13 @@ def resolve_backend(backend: str, input: Tensor) -> str:
             "'python -m batchnorm.ops.build' compiles those for the CPU"
         )
     return check_backend(backend)
+
+
+def is_transformed() -> bool:
+    """Whether vmap, jacrev or another transform of `torch.func` is at work; a Function of ours stops it."""
+    return not torch.compiler.is_compiling() and bool(torch._C._are_functorch_transforms_active())
+
+
+def kernel_rung(backend: str, input: Tensor) -> str:
+    """``native`` or ``eager``: `resolve_backend` where torch has no kernel to choose."""
+    return "native" if not is_transformed() and resolve_backend(backend, input) == "native" else "eager"

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from batchnorm.ops import autograd, eager
 from batchnorm.ops.activations import activate, activation_code
-from batchnorm.ops.arguments import check_arguments
+from batchnorm.ops.arguments import check_arguments, check_count, refuse_nonfinite
 from batchnorm.ops.backend import resolve_backend
 
 __all__ = ["batch_norm"]
@@ -74,6 +74,8 @@ def batch_norm(
     code = activation_code(activation)
     rung = resolve_backend(backend, input)
     check_arguments(input, running_mean, running_var, weight, bias, residual, training, eps, nonfinite)
+    if training:
+        check_count(input.numel() // max(input.shape[1], 1), tuple(input.shape))
     running: autograd.Running | None = None
     if running_mean is not None and running_var is not None:
         running = (running_mean, running_var, num_batches_tracked, momentum, nonfinite == "skip")
@@ -86,7 +88,7 @@ def batch_norm(
     at_once = None if nonfinite == "raise" else running
     output, mean, var = autograd.normalize_batch(input, weight, bias, residual, eps, code, rung, at_once)
     if nonfinite == "raise":
-        _refuse_nonfinite(mean, var)
+        refuse_nonfinite(mean, var)
         if running is not None:
             autograd.update_running(input, mean, var, rung, running)
     return output
@@ -116,7 +118,7 @@ def _torch_batch_norm(
         return F.batch_norm(input, mean, var, weight, bias, training, running[3], eps)
     output, mean, var = _torch_forward(input, weight, bias, eps)
     if nonfinite == "raise":
-        _refuse_nonfinite(mean, var)
+        refuse_nonfinite(mean, var)
     if running is not None:
         autograd.update_running(input, mean, var, "torch", running)
     return output
@@ -134,13 +136,3 @@ def _torch_forward(
     output = F.batch_norm(input, mean, var, weight, bias, training=True, momentum=1.0, eps=eps)
     count = input.numel() // max(channels, 1)
     return output, mean, var if count < 2 else var * ((count - 1) / count)
-
-
-def _refuse_nonfinite(mean: Tensor, var: Tensor) -> None:
-    finite = torch.isfinite(mean) & torch.isfinite(var)
-    if not finite.all():
-        wrong = int((~finite).sum())
-        raise FloatingPointError(
-            f"batch_norm: input expected finite statistics, got NaN or infinity in {wrong} of "
-            f"{finite.numel()} channels; the running statistics are unchanged"
-        )

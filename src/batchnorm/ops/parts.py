@@ -21,7 +21,7 @@ from torch import Tensor
 from batchnorm.ops.activations import activate, activation_derivative
 from batchnorm.ops.eager import accumulation_dtype, as_output
 
-__all__ = ["backward_apply", "backward_reduce", "forward_apply", "moments"]
+__all__ = ["backward_apply", "backward_reduce", "forward_apply", "moments", "weighted_moments"]
 
 
 def _part_of_sample(sizes: Sequence[int], input: Tensor) -> Tensor:
@@ -29,12 +29,13 @@ def _part_of_sample(sizes: Sequence[int], input: Tensor) -> Tensor:
     if sum(sizes) != len(input):
         raise RuntimeError(f"parts: sizes expected {len(input)} samples, got {sum(sizes)}")
     sizes_ = torch.tensor(sizes, device=input.device)
-    return torch.repeat_interleave(torch.arange(len(sizes), device=input.device), sizes_)
+    numbers = torch.arange(len(sizes), device=input.device)
+    return torch.repeat_interleave(numbers, sizes_, output_size=len(input))
 
 
 def _spread(rows: Tensor, part: Tensor, input: Tensor) -> Tensor:
     """A row of (P, C) for each sample, shaped to broadcast against ``input``, in its accumulation dtype."""
-    return rows.to(accumulation_dtype(input))[part].view(*part.shape, -1, *[1] * (input.dim() - 2))
+    return rows.to(accumulation_dtype(input))[part].view(*part.shape, rows.shape[1], *[1] * (input.dim() - 2))
 
 
 def _part_sums(values: Tensor, part: Tensor, parts: int) -> Tensor:
@@ -65,6 +66,33 @@ def moments(input: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor, Tensor
     left = _part_sums(centred, part, parts)
     m2 = _part_sums(centred * centred, part, parts) - left * left * per_value
     return count, rounded + left * per_value, m2.clamp_min(0)
+
+
+def weighted_moments(
+    input: Tensor, sizes: Sequence[int], weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `moments`, each value having its weight.
+
+    Args:
+        input: Shape ``(N, C, *spatial)``; what weighs 0 may be NaN.
+        sizes: As in `moments`.
+        weights: Broadcastable to ``input``, at least 0.
+
+    Returns:
+        Σ w and Σ w², each ``(P, 1)`` or, if the weights differ between channels, ``(P, C)``; ``mean`` and
+        ``m2``, ``(P, C)``; float64.
+    """
+    part, parts = _part_of_sample(sizes, input), len(sizes)
+    dtype, counted = accumulation_dtype(input), weights.shape[1]
+    w = weights.to(dtype).expand(len(input), counted, *input.shape[2:])
+    x = torch.where(weights > 0, input.to(dtype), 0)
+    count, squares = (_part_sums(v, part, parts) for v in (w.double(), w.double() ** 2))
+    per_value = 1 / torch.where(count > 0, count, 1)
+    rounded = (_part_sums(w * x, part, parts) * per_value).to(dtype).detach()
+    centred = x - _spread(rounded, part, input)
+    left = _part_sums(w * centred, part, parts)
+    m2 = _part_sums(w * centred * centred, part, parts) - left * left * per_value
+    return count, squares, rounded + left * per_value, m2.clamp_min(0)
 
 
 def _pre_activation(

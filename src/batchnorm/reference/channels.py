@@ -10,10 +10,13 @@ __all__ = [
     "Array",
     "along_channels",
     "as_batch",
+    "as_parts",
+    "as_weights",
     "channel_mean",
     "channel_sum",
     "like",
     "per_channel",
+    "row_of",
     "training_batch",
 ]
 
@@ -97,3 +100,55 @@ def training_batch(x: ArrayLike) -> Array:
             f"batch_norm: x expected at least 2 values per channel in training, got shape {x.shape}"
         )
     return x
+
+
+def as_weights(weights: ArrayLike | None, x: Array) -> Array:
+    """One weight for each value of ``x``, from ``(N, 1 or C, *spatial)``; None for 1.
+
+    Raises:
+        ValueError: If they do not broadcast to ``x`` dimension by dimension, or one is negative or
+            not finite.
+    """
+    weights = np.asarray(1.0 if weights is None else weights, dtype=np.float64)
+    if weights.ndim == 0:
+        weights = weights.reshape([1] * x.ndim)
+    fits = weights.ndim == x.ndim and all(
+        ours in (1, theirs) for ours, theirs in zip(weights.shape, x.shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"batch_norm: weights expected a shape that broadcasts to {x.shape}, got {weights.shape}"
+        )
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ValueError(
+            f"batch_norm: weights expected finite values from 0 up, got {weights.min()} … {weights.max()}"
+        )
+    return np.broadcast_to(weights, x.shape)
+
+
+def as_parts(parts: ArrayLike | None, x: Array) -> NDArray[np.int64]:
+    """The part each sample belongs to, ``(N,)``; None for one part, number 0.
+
+    Raises:
+        ValueError: If they are not N integers of at least 0.
+    """
+    numbers = np.zeros(len(x), dtype=np.int64) if parts is None else np.asarray(parts)
+    if numbers.shape != x.shape[:1] or numbers.dtype.kind not in "iu" or (numbers < 0).any():
+        raise ValueError(f"batch_norm: parts expected {len(x)} integers of at least 0, got {parts!r}")
+    return numbers.astype(np.int64)
+
+
+def row_of(name: str, pair: tuple[ArrayLike, ArrayLike], part: int, x: Array) -> tuple[Array, Array]:
+    """Row ``part`` of two tables of one value per part and channel, each ``(P, C)`` to ``(C,)``.
+
+    Raises:
+        ValueError: If there is no such row or it is not one value per channel of ``x``; the text
+            calls the pair ``name``.
+    """
+    first, second = (np.asarray(values, dtype=np.float64) for values in pair)
+    for values in (first, second):
+        if values.ndim != 2 or part >= len(values) or values.shape[1] != x.shape[1]:
+            raise ValueError(
+                f"batch_norm: {name} expected shape (P, {x.shape[1]}) with P above {part}, got {values.shape}"
+            )
+    return first[part], second[part]

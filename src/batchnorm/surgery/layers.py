@@ -7,12 +7,16 @@ from collections.abc import Iterable, Mapping
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from batchnorm.nn.statistics import Frozen, Statistics
+
 __all__ = ["BatchNorm", "Choice", "choose_layers"]
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
 NO_STATISTICS = "keeps no running statistics"
 FROZEN = "frozen: in prediction mode while the model trains"
+FROZEN_KIND = "frozen: its kind of statistics is Frozen"
+ROWS = "has statistics for each domain or step"
 NOT_NAMED = "not named"
 
 
@@ -34,8 +38,9 @@ def choose_layers(model: nn.Module, names: Iterable[str] | None = None) -> Choic
 
     Left alone are layers that keep no running statistics (``track_running_stats`` off), layers that
     are not named, and frozen ones: those in prediction mode while the model as a whole is in training
-    mode. A layer whose parameters need no gradient still follows its input, so it is not frozen. Naming
-    a frozen layer chooses it all the same.
+    mode, and those with `Frozen` statistics. A layer whose parameters need no gradient still follows its
+    input, so it is not frozen. Naming a frozen layer chooses it all the same. Layers with statistics for each
+    domain or step cannot be chosen: nobody says which domain the data are of.
 
     Args:
         model: Any; subclasses of torch's batch norm are found, SyncBatchNorm and ours too.
@@ -56,6 +61,8 @@ def choose_layers(model: nn.Module, names: Iterable[str] | None = None) -> Choic
             continue
         if not module.track_running_stats or module.running_mean is None or module.running_var is None:
             untouched[name] = NO_STATISTICS
+        elif module.running_mean.dim() > 1:
+            untouched[name] = ROWS
         elif named is not None:
             if any(_holds(chosen, name) for chosen in named):
                 layers[name] = module
@@ -63,6 +70,8 @@ def choose_layers(model: nn.Module, names: Iterable[str] | None = None) -> Choic
                 untouched[name] = NOT_NAMED
         elif model.training and not module.training:
             untouched[name] = FROZEN
+        elif isinstance(stats := getattr(module, "stats", None), Statistics) and stats.find(Frozen):
+            untouched[name] = FROZEN_KIND
         else:
             layers[name] = module
     for chosen in named or ():

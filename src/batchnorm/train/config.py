@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from batchnorm.nn.statistics import Rows, statistics_from_text
 from batchnorm.ops import BACKENDS
 
 __all__ = ["ARMS", "MODELS", "TrainConfig"]
@@ -43,6 +44,7 @@ class TrainConfig:
         accumulate: Micro-batches per optimizer step; divides ``batch_size``.
         clip: Largest gradient norm, or None.
         precision: ``float32``, or ``bfloat16`` / ``float16`` for autocast.
+        stats: Statistics of the arms ``batch`` and ``scratch``; see `statistics_from_text`.
         backend: Of our layers; see `batchnorm.ops.BACKENDS`.
         device: As torch names it.
         threads: CPU threads, or None for torch's choice.
@@ -68,6 +70,7 @@ class TrainConfig:
     accumulate: int = 1
     clip: float | None = None
     precision: str = "float32"
+    stats: str = "batch"
     backend: str = "auto"
     device: str = "cpu"
     threads: int | None = None
@@ -95,6 +98,8 @@ class TrainConfig:
         self._expect(
             "accumulate", self.batch_size % self.accumulate == 0, f"a divisor of batch_size {self.batch_size}"
         )
+        if statistics_from_text(self.stats).find(Rows) is not None:
+            self._expect("stats", False, "kinds without rows: images have no domains or steps")
         # Two images are the least: one image gives a dense layer one value per channel.
         normalized = set(self.arms) != {"none"}
         least = 2 if normalized else 1

@@ -10,6 +10,7 @@ from torch import nn
 
 from batchnorm.data import Batches, FashionMNIST
 from batchnorm.models import build
+from batchnorm.nn.statistics import statistics_from_text
 from batchnorm.ops.environment import describe_environment
 from batchnorm.records import EpochRecord, RunRecord
 from batchnorm.surgery import population_statistics, swapped_statistics
@@ -131,7 +132,9 @@ class _Trial:
         size = min(few, EVALUATION_BATCH)
         self.recalibration = Batches(images[:few], labels[:few], size, drop_last=True, device=device)
         self.probe, _ = next(iter(Batches(images, labels, min(limit, PROBE_IMAGES), device=device)))
-        self.model = build(config.model, norm=arm, backend=config.backend, seed=seed).to(device)
+        stats = statistics_from_text(config.stats) if arm in ("batch", "scratch") else None
+        model = build(config.model, norm=arm, backend=config.backend, seed=seed, stats=stats)
+        self.model = model.to(device)
         self.optimizer = make_optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
 

@@ -1,0 +1,82 @@
+"""How a layer's running statistics follow the batches."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from batchnorm.nn.statistics import Accumulated, Cumulative, Scheduled
+from batchnorm.ops import schedules
+from batchnorm.ops.moments import Moments
+from batchnorm.ops.running import move_rows, outside_transforms
+
+__all__ = ["Pending", "follow", "is_repetition"]
+
+
+class Pending(NamedTuple):
+    """Micro-batches that the running statistics have not followed yet.
+
+    Attributes:
+        batches: How many.
+        moments: Of all their values, a row for each row of running statistics.
+    """
+
+    batches: int
+    moments: Moments
+
+
+def is_repetition() -> bool:
+    """Whether this forward pass runs inside a backward pass: activation checkpointing repeats it there.
+
+    A batch must not move the running statistics twice.
+    """
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+def follow(layer: Any, moments: Moments, rows: Sequence[int] | None) -> None:
+    """Move a layer's running statistics by one batch.
+
+    Args:
+        layer: With ``running_mean``, ``running_var``, ``num_batches_tracked``, ``momentum``, ``stats``,
+            ``nonfinite`` and ``pending``.
+        moments: Of the parts of the batch.
+        rows: The row that each part moves; None for the only one.
+    """
+    if layer.nonfinite == "skip":
+        moments = moments.finite()
+    accumulated = layer.stats.find(Accumulated)
+    if accumulated is not None:
+        layer.pending = _joined(layer.pending, moments.in_rows(rows, len(layer.running_mean)))
+        if layer.pending.batches < accumulated.batches:
+            return
+        moments, layer.pending = layer.pending.moments, None
+        rows = None if rows is None else range(len(layer.running_mean))
+    running = layer.running_mean, layer.running_var, layer.num_batches_tracked
+
+    def move(*values: Tensor) -> None:
+        move_rows(*running, Moments(*values), rows, _momentum(layer, rows))
+
+    with torch.no_grad():
+        outside_transforms(move, layer.running_mean, *moments)
+
+
+def _joined(pending: Pending | None, moments: Moments) -> Pending:
+    if pending is None:
+        return Pending(1, moments)
+    both = (torch.stack(pair) for pair in zip(pending.moments, moments, strict=True))
+    return Pending(pending.batches + 1, Moments(*both).merged())
+
+
+def _momentum(layer: Any, rows: Sequence[int] | None) -> Tensor | float | None:
+    """Weight of a new batch: a number, (P, 1), or None for the mean over all batches."""
+    if layer.stats.find(Cumulative) is not None:
+        return None
+    scheduled = layer.stats.find(Scheduled)
+    if scheduled is None:
+        momentum: float | None = layer.momentum
+        return momentum
+    step = layer.num_batches_tracked if rows is None else layer.num_batches_tracked[list(rows)][:, None]
+    if scheduled.shape == "linear":
+        return schedules.linear(scheduled.start, scheduled.end, 0, scheduled.steps, step)
+    return schedules.geometric(scheduled.start, scheduled.end, scheduled.steps, step)

@@ -1,0 +1,143 @@
+"""The forward pass of a layer whose statistics are not simply the batch's own, or that has a mask."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from batchnorm.nn.averages import follow, is_repetition
+from batchnorm.nn.corrections import corrected
+from batchnorm.nn.cut import Cut, cut_batch
+from batchnorm.nn.statistics import Renorm, Synced
+from batchnorm.ops import masks
+from batchnorm.ops.activations import activation_code
+from batchnorm.ops.arguments import check_arguments, check_count, refuse_nonfinite
+from batchnorm.ops.backend import is_transformed, kernel_rung
+from batchnorm.ops.collective import Ranks, agree, group_key, ranks_of
+from batchnorm.ops.composed import Given, Scaling, measure_all, normalize_parts
+from batchnorm.ops.moments import Moments
+from batchnorm.ops.running import rows_of
+
+__all__ = ["EXCLUDED", "composed_forward"]
+
+EXCLUDED = ("zero", "normalize")
+
+
+def composed_forward(
+    layer: Any,
+    input: Tensor,
+    residual: Tensor | None,
+    mask: Tensor | None,
+    domain: int | Tensor | None,
+    step: int | Sequence[int] | Tensor | None,
+) -> Tensor:
+    """`BatchNorm2d.forward` for every kind of statistics, mask and place of the channels."""
+    if layer.backend == "torch":
+        raise ValueError("batch_norm: backend expected another with a mask, step or domain, got 'torch'")
+    cut = cut_batch(layer.stats, input, layer.learns(), domain, step)
+    arranged, added, counts = (cut.arranged(values) for values in (input, residual, mask))
+    assert arranged is not None
+    if layer.channel_dim == 1:
+        weights = None if counts is None else masks.as_weights(counts, arranged)
+        return cut.restored(_masked(layer, arranged, added, weights, cut))
+    # (N, *spatial, C) is (N · positions, C): every position is a sample of its own
+    shape, positions = arranged.shape, arranged[:1, ..., 0].numel()
+    if counts is not None:
+        counts = counts.movedim(-1, 1) if counts.dim() == input.dim() else counts
+        counts = masks.as_weights(counts, arranged.movedim(-1, 1)).movedim(1, -1).flatten(0, -2)
+    flat, added = (None if v is None else v.reshape(-1, shape[-1]) for v in (arranged, added))
+    assert flat is not None
+    cut_rows = dataclasses.replace(cut, sizes=tuple(size * positions for size in cut.sizes))
+    return cut.restored(_masked(layer, flat, added, counts, cut_rows).view(shape))
+
+
+def _masked(layer: Any, input: Tensor, residual: Tensor | None, weights: Tensor | None, cut: Cut) -> Tensor:
+    if weights is None:
+        return _normalized(layer, input, residual, Given(cut.sizes), cut.rows)
+    in_positions = weights.dtype == torch.bool and weights.shape[1] == 1
+    if in_positions and layer.excluded == "zero" and not (torch.compiler.is_compiling() or is_transformed()):
+        # as if the excluded positions did not exist: those that are left are samples of their own
+        few = masks.take(input, weights)
+        few_residual = None if residual is None else masks.take(residual, weights)
+        sizes = tuple(int(part.sum()) for part in torch.split(weights, list(cut.sizes)))
+        output = _normalized(layer, few, few_residual, Given(sizes, masked=True), cut.rows)
+        return masks.put_back(output, weights, input)
+    output = _normalized(layer, input, residual, Given(cut.sizes, weights, masked=True), cut.rows)
+    return output if layer.excluded == "normalize" else torch.where(weights > 0, output, 0)
+
+
+def _normalized(
+    layer: Any, input: Tensor, residual: Tensor | None, given: Given, rows: tuple[int, ...] | None
+) -> Tensor:
+    learns, mean, var = layer.learns(), layer.running_mean, layer.running_var
+    training = learns or mean is None
+    row, row_too = (None if r is None else r.view(-1, r.shape[-1])[0] for r in (mean, var))
+    check_arguments(
+        input, row, row_too, layer.weight, layer.bias, residual, training, layer.eps, layer.nonfinite
+    )
+    given = dataclasses.replace(given, rung=kernel_rung(layer.backend, input))
+    rest = layer.eps, activation_code(layer.activation)
+    if not training:
+        scaling = Scaling(rows_of(mean, rows), rows_of(var, rows))
+        given = dataclasses.replace(given, weights=None)
+        return normalize_parts(input, layer.weight, layer.bias, residual, scaling, given, *rest)
+    given = dataclasses.replace(given, ranks=_ranks(layer, input) if learns else None)
+    total = measure_all(input, given)
+    known = total.detached()
+    _check_values(input, known, given)
+    if layer.nonfinite == "raise":
+        refuse_nonfinite(known.mean, known.m2)
+    scaling = _scaling(layer, known, given, rows)
+    if given.followed:
+        scaling = scaling.moved_to(total)
+    output = normalize_parts(input, layer.weight, layer.bias, residual, scaling, given, *rest)
+    if learns and mean is not None and not is_repetition():
+        follow(layer, known, rows)
+    return output
+
+
+def _ranks(layer: Any, input: Tensor) -> Ranks | None:
+    synced = layer.stats.find(Synced)
+    ranks = None if synced is None else ranks_of(synced.group, layer.title())
+    if ranks is not None and not torch.compiler.is_compiling():
+        key = group_key(ranks)
+        if layer.agreed_with != key:
+            agree(ranks, input.shape[1], input.device)
+            layer.agreed_with = key
+    return ranks
+
+
+def _check_values(input: Tensor, known: Moments, given: Given) -> None:
+    """Refuse what no statistics can be had of; read from the device only where the shape does not tell."""
+    values = input.numel() // max(input.shape[1], 1)
+    if torch.compiler.is_compiling() or is_transformed() or (values > 1 and not given.masked):
+        return
+    if given.masked and not known.total.any():
+        where = "in this process" if given.ranks is None else "in any process of the group"
+        raise ValueError(f"batch_norm: mask expected a true value, got none {where}")
+    if len(given.sizes) == 1 and known.total.shape[1] == 1:
+        alone = bool((known.total > 0) & (known.freedom == 0))
+        check_count(1 if alone else 2, tuple(input.shape))
+
+
+def _scaling(layer: Any, known: Moments, given: Given, rows: tuple[int, ...] | None) -> Scaling:
+    scaling = Scaling(known.mean, known.var, total=known.total)
+    lonely = given.weights is not None or len(given.sizes) > 1
+    renorm = layer.stats.find(Renorm)
+    if not lonely and renorm is None:
+        return scaling
+    if layer.running_mean is None:
+        running_mean, running_var = torch.zeros_like(known.mean), torch.ones_like(known.mean)
+    else:
+        running_mean, running_var = rows_of(layer.running_mean, rows), rows_of(layer.running_var, rows)
+    if lonely:
+        # what has fewer than two values has no statistics of its own
+        held = known.freedom == 0
+        mean, var = torch.where(held, running_mean, known.mean), torch.where(held, running_var, known.var)
+        scaling = scaling._replace(mean=mean, var=var, held=held)
+    if renorm is not None:
+        r, d = corrected(layer, scaling.mean, scaling.var, running_mean, running_var, rows)
+        scaling = scaling._replace(r=r, d=d)
+    return scaling

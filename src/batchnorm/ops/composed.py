@@ -1,0 +1,236 @@
+"""Normalization with statistics that are put together: of parts of the batch, over processes, corrected.
+
+`normalize_batch` in `autograd` is the common case, one kernel; here its pieces are called one by one,
+and what happens between them happens on a few values a channel. Legend: P parts, C channels; statistics are
+(P, C) in float64.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from batchnorm.ops import parts
+from batchnorm.ops.autograd import kernels_of
+from batchnorm.ops.backend import is_transformed
+from batchnorm.ops.collective import Ranks, add_up, gather
+from batchnorm.ops.moments import Moments, measure
+from batchnorm.ops.recompute import remember
+
+__all__ = ["Given", "Scaling", "measure_all", "normalize_parts"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What the statistics of a step are put together from.
+
+    Attributes:
+        sizes: Samples of each part, in order.
+        weights: Of each value in the statistics, broadcastable to the input; None for 1.
+        masked: Some values were left out, by the weights or before.
+        ranks: The processes whose values count together; None for this one alone.
+        rung: Whose kernels compute, ``eager`` or ``native``.
+    """
+
+    sizes: Sequence[int]
+    weights: Tensor | None = None
+    masked: bool = False
+    ranks: Ranks | None = None
+    rung: str = "eager"
+
+    @property
+    def followed(self) -> bool:
+        """Whether autograd follows the statistics, operation by operation, instead of a Function of ours."""
+        return self.weights is not None or is_transformed()
+
+    @property
+    def kernels(self) -> Any:
+        """The operators on parts."""
+        return parts if self.rung == "eager" or self.weights is not None else kernels_of(self.rung)
+
+
+class Scaling(NamedTuple):
+    """How each part is normalized: x_hat = (x − mean) / √(var + eps) · r + d.
+
+    Attributes:
+        mean: (P, C).
+        var: Biased, (P, C).
+        held: Where mean and var are constants and not the part's own, (P, 1) or (P, C) of booleans; None
+            for nowhere.
+        total: Σ w of the values that they come from, (P, 1) or (P, C); None if they are constants everywhere.
+        r: (P, C) or None for 1; a constant.
+        d: (P, C) or None for 0; a constant.
+    """
+
+    mean: Tensor
+    var: Tensor
+    held: Tensor | None = None
+    total: Tensor | None = None
+    r: Tensor | None = None
+    d: Tensor | None = None
+
+    def moved_to(self, total: Moments) -> "Scaling":
+        """The same with the part's own statistics taken from ``total``, which autograd follows."""
+        held = torch.zeros_like(total.total, dtype=torch.bool) if self.held is None else self.held
+        mean = torch.where(held, self.mean, total.mean)
+        return self._replace(mean=mean, var=torch.where(held, self.var, total.var))
+
+    def coefficients(
+        self, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """``invstd``, scale and shift of z = (x − mean) · scale + shift; (P, C)."""
+        invstd = (self.var + eps).rsqrt()
+        scale = invstd if self.r is None else invstd * self.r
+        shift = torch.zeros_like(scale) if self.d is None else self.d
+        if weight is not None:
+            scale, shift = scale * weight.double(), shift * weight.double()
+        return invstd, scale, shift if bias is None else shift + bias.double()
+
+
+def measure_all(input: Tensor, given: Given) -> Moments:
+    """Moments of the parts over all ranks, by one collective; differentiable if they are to be followed."""
+    if not given.followed:
+        with torch.no_grad():
+            return _measure_all(input, given)
+    return _measure_all(input, given)
+
+
+def _measure_all(input: Tensor, given: Given) -> Moments:
+    own = measure(input, given.sizes, given.weights, given.kernels)
+    if given.ranks is None:
+        return own
+    everywhere = gather(own.packed(), given.ranks)
+    return Moments.unpacked(everywhere, input.shape[1]).merged()
+
+
+def normalize_parts(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    scaling: Scaling,
+    given: Given,
+    eps: float,
+    activation: int,
+) -> Tensor:
+    """Return act(x_hat · weight + bias + residual).
+
+    Where autograd follows the statistics, plain torch operations go on from there; else a Function, whose
+    backward is two passes over the tensors and one collective between them.
+    """
+    if given.followed or not torch.is_grad_enabled():
+        return _apply(input, weight, bias, residual, scaling, given, eps, activation)
+    leaves = (input, weight, bias, residual)
+    # torch.compile takes tensors as arguments of a Function, not as attributes of one
+    output = cast(
+        Tensor,
+        _NormalizeParts.apply(*leaves, given, eps, activation, *scaling),  # type: ignore[no-untyped-call]
+    )
+    if not torch.compiler.is_compiling():
+        remember(output, _apply, *leaves, scaling, given, eps, activation)
+    return output
+
+
+def _apply(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    scaling: Scaling,
+    given: Given,
+    eps: float,
+    activation: int,
+) -> Tensor:
+    _, scale, shift = scaling.coefficients(weight, bias, eps)
+    forward = given.kernels.forward_apply
+    return cast(Tensor, forward(input, scaling.mean, scale, shift, residual, given.sizes, activation))
+
+
+class _NormalizeParts(Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        given: Given,
+        eps: float,
+        activation: int,
+        *scaling: Any,
+    ) -> Tensor:
+        ctx.has_residual = residual is not None
+        ctx.settings = given, eps, activation
+        ctx.save_for_backward(input, weight, bias, residual if activation else None, *scaling)
+        return _apply(input, weight, bias, residual, Scaling(*scaling), given, eps, activation)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Any:
+        saved = ctx.saved_tensors  # once: activation checkpointing gives them out one time only
+        leaves, scaling = saved[:4], Scaling(*saved[4:])
+        if torch.is_grad_enabled():  # create_graph=True: stay differentiable, through the statistics too
+            gradients = _followed(grad_output, leaves, scaling, *ctx.settings)
+        else:
+            gradients = _gradients(grad_output, leaves, ctx.needs_input_grad[0], scaling, *ctx.settings)
+        grad_residual = gradients[3] if ctx.settings[2] else grad_output
+        return *gradients[:3], grad_residual if ctx.has_residual else None, *(None,) * 9
+
+
+_Leaves = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
+
+
+def _gradients(
+    grad_output: Tensor,
+    leaves: _Leaves,
+    input_wanted: bool,
+    scaling: Scaling,
+    given: Given,
+    eps: float,
+    activation: int,
+) -> tuple[Tensor | None, ...]:
+    """By hand, as `reference` derives it, for each part: two passes, one collective between them."""
+    input, weight, bias, residual = leaves
+    kernels, sizes = given.kernels, given.sizes
+    invstd, scale, shift = scaling.coefficients(weight, bias, eps)
+    z = scaling.mean, scale, shift
+    first, second, grad_residual = kernels.backward_reduce(
+        grad_output, input, *z, residual, sizes, activation
+    )
+    grad_weight, grad_bias = invstd * second, first.sum(0)
+    if scaling.r is not None and scaling.d is not None:
+        grad_weight = grad_weight * scaling.r + scaling.d * first
+    grad_input = None
+    if input_wanted:
+        slope = offset = torch.zeros_like(scale)
+        if scaling.total is not None:
+            if given.ranks is not None:
+                first, second = add_up(torch.stack((first, second)), given.ranks).unbind()
+            moved = -scale / scaling.total
+            if scaling.held is not None:
+                moved = torch.where(scaling.held, 0, moved)
+            slope, offset = moved * invstd**2 * second, moved * first
+        grad_input = kernels.backward_apply(
+            grad_output, input, *z, slope, offset, residual, sizes, activation
+        )
+    return (
+        grad_input,
+        None if weight is None else grad_weight.sum(0).to(weight.dtype),
+        None if bias is None else grad_bias.to(bias.dtype),
+        grad_residual,
+    )
+
+
+def _followed(
+    grad_output: Tensor, leaves: _Leaves, scaling: Scaling, given: Given, eps: float, activation: int
+) -> tuple[Tensor | None, ...]:
+    """By autograd, from the statistics on, so that autograd can follow it again."""
+    given = dataclasses.replace(given, rung="eager")
+    if scaling.total is not None:
+        scaling = scaling.moved_to(_measure_all(leaves[0], given))
+    output = _apply(*leaves, scaling, given, eps, activation)
+    wanted = [leaf for leaf in leaves if leaf is not None and leaf.requires_grad]
+    found = iter(torch.autograd.grad(output, wanted, grad_output, create_graph=True, materialize_grads=True))
+    return tuple(next(found) if leaf is not None and leaf.requires_grad else None for leaf in leaves)

@@ -1,0 +1,99 @@
+"""Running statistics in rows, moved by the parts of a batch; and moved from inside torch.func's transforms.
+
+Legend: R rows, P parts, C channels. Running statistics are (C,), which is one row, or (R, C); the counter
+is a scalar or (R,).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from batchnorm.ops.backend import is_transformed
+from batchnorm.ops.moments import Moments
+
+__all__ = ["move_rows", "outside_transforms", "rows_of"]
+
+
+def rows_of(running: Tensor, rows: Sequence[int] | None) -> Tensor:
+    """A copy of the row of each part, (P, C), or of the one row there is, (1, C); float64."""
+    whole = running.view(-1, running.shape[-1])
+    taken = whole if rows is None else whole[list(rows)]
+    return taken.to(torch.float64, copy=True)
+
+
+def move_rows(
+    running_mean: Tensor,
+    running_var: Tensor,
+    num_batches_tracked: Tensor | None,
+    moments: Moments,
+    rows: Sequence[int] | None,
+    momentum: Tensor | float | None,
+) -> None:
+    """Move running statistics, in place, each part being a batch of its own.
+
+    Args:
+        running_mean: ``(C,)`` or ``(R, C)``, changed.
+        running_var: As ``running_mean``; follows the unbiased variance.
+        num_batches_tracked: int64, scalar or ``(R,)``, changed, or None.
+        moments: Of the parts. A part of fewer than two values moves nothing and is not counted.
+        rows: The row that each part moves, each row at most once; None if all move the one row, one
+            after the other, as if they were batches.
+        momentum: Weight of a new batch; None for the mean over all batches so far.
+
+    References:
+        Hoffer, Hubara & Soudry 2017, arXiv:1705.08741, Algorithm 1, for parts that move one row.
+    """
+    mean, var = moments.mean, moments.unbiased_var
+    usable = (moments.freedom > 0).expand(mean.shape)  # (P, C)
+    counted = usable.any(1).long()  # (P,)
+    if num_batches_tracked is not None:
+        tracked = num_batches_tracked.view(-1)
+        before = tracked if rows is None else tracked[list(rows)]
+        number = before + (counted.cumsum(0) if rows is None else counted)  # of each part among all batches
+        if rows is None:
+            num_batches_tracked.add_(counted.sum())
+        else:
+            tracked.index_add_(0, torch.tensor(rows, device=tracked.device), counted)
+    if momentum is None:
+        momentum = 0.0 if num_batches_tracked is None else 1 / number.clamp_min(1).double()[:, None]
+    new = torch.where(usable, torch.as_tensor(momentum, dtype=mean.dtype, device=mean.device), 0)  # (P, C)
+    for running, values in ((running_mean, mean), (running_var, var)):
+        values = torch.where(usable, values, 0)  # what counts 0 may be NaN
+        whole = running.view(-1, running.shape[-1])
+        if rows is None:
+            kept_after = (1 - new).flip(0).cumprod(0).flip(0)  # by this part and all later ones, (P, C)
+            weights = new * torch.cat((kept_after[1:], torch.ones_like(new[:1])))
+            running.copy_((kept_after[0] * whole[0] + (weights * values).sum(0)).view_as(running))
+        else:
+            places = list(rows)
+            whole[places] = ((1 - new) * whole[places] + new * values).to(running.dtype)
+
+
+def outside_transforms(change: Callable[..., None], running: Tensor, *values: Any) -> None:
+    """Call ``change(*values)`` on values freed of gradient transforms that ``running`` is not part of.
+
+    `torch.func.jacrev`, `grad` and `jvp` refuse to change a tensor that the function did not get as an
+    argument, and a layer's running statistics are such. They carry no gradient, so they may move
+    outside of the transform.
+    """
+    if not is_transformed():
+        change(*values)
+        return
+    functorch = torch._C._functorch
+    interpreter = functorch.peek_interpreter_stack()
+    gradient = (functorch.TransformType.Grad, functorch.TransformType.Jvp)
+    if interpreter.key() not in gradient or functorch.maybe_get_level(running) == interpreter.level():
+        change(*values)
+        return
+    level = interpreter.level()
+    freed = [
+        functorch.get_unwrapped(v) if isinstance(v, Tensor) and functorch.maybe_get_level(v) == level else v
+        for v in values
+    ]
+    saved = functorch.pop_dynamic_layer_stack()
+    try:
+        outside_transforms(change, running, *freed)
+    finally:
+        functorch.push_dynamic_layer_stack(saved)
