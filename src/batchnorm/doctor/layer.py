@@ -13,16 +13,23 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from batchnorm.nn import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from batchnorm.nn.statistics import Frozen, Rows, Statistics, Synced
 
-__all__ = ["Layer", "is_locked", "layers_of_checkpoint", "layers_of_model", "plain"]
+__all__ = [
+    "Layer",
+    "channels_first",
+    "is_locked",
+    "layers_of_checkpoint",
+    "layers_of_model",
+    "learns",
+    "plain",
+    "skips_repetition",
+]
 
 TorchBatchNorm = nn.modules.batchnorm._BatchNorm
 DRAWN = 0.05  # standard deviation of an initial weight; 0.02 is usual
-_FORWARDS = {
-    TorchBatchNorm.forward,
-    nn.SyncBatchNorm.forward,
-    *(layer.forward for layer in (BatchNorm1d, BatchNorm2d, BatchNorm3d)),
-}
+OURS = (BatchNorm1d, BatchNorm2d, BatchNorm3d)
+_FORWARDS = {TorchBatchNorm.forward, nn.SyncBatchNorm.forward, *(layer.forward for layer in OURS)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,15 +40,16 @@ class Layer:
         name: Of the module; ``""`` for a model that is a layer itself.
         kind: ``batch``, ``sync``, ``frozen``, ``foreign`` or ``checkpoint`` (nothing but tensors).
         module: None for ``checkpoint``.
-        mean: ``running_mean``, ``(C,)``; None if there is none.
+        mean: ``running_mean``, ``(C,)``; None if there is none. A layer with statistics for each domain or
+            step has them one after the other, ``(n · C,)``, as weight and bias.
         var: ``running_var``, ``(C,)``.
         weight: ``(C,)``, γ.
         bias: ``(C,)``, β.
-        counter: ``num_batches_tracked``.
+        counter: ``num_batches_tracked``; the sum, if there are several.
         eps: None for ``checkpoint``.
         momentum: Weight of the new batch, None for the cumulative mean; NaN where it is not known.
         tracks: Whether the layer says that it keeps running statistics.
-        training: Whether it is in training mode.
+        training: Whether a forward normalizes with the batch, if there is one: see `learns`.
     """
 
     name: str
@@ -108,10 +116,28 @@ def plain(values: Tensor) -> Tensor:
 def is_locked(module: nn.Module | None) -> bool:
     """Whether ``train()`` cannot put the layer into training mode: its ``train`` is not torch's."""
     return module is not None and (
-        "train" in vars(module)
-        or type(module).train is not nn.Module.train
-        or type(getattr(module, "stats", None)).__name__ == "Frozen"
+        "train" in vars(module) or type(module).train is not nn.Module.train or _has(module, Frozen)
     )
+
+
+def learns(module: nn.Module) -> bool:
+    """Whether a forward normalizes with the batch, as far as the mode says."""
+    return module.training and not _has(module, Frozen)
+
+
+def skips_repetition(module: nn.Module | None) -> bool:
+    """Whether a forward that activation checkpointing repeats leaves the running statistics alone."""
+    return isinstance(module, OURS)
+
+
+def channels_first(module: nn.Module, input: Tensor) -> Tensor:
+    """An input as ``(N, C, *spatial)``, wherever the layer has its channels."""
+    return input.movedim(-1, 1) if getattr(module, "channel_dim", 1) == -1 else input
+
+
+def _has(module: nn.Module, kind: type[Statistics]) -> bool:
+    stats = getattr(module, "stats", None)
+    return isinstance(stats, Statistics) and stats.find(kind) is not None
 
 
 def layers_of_model(model: nn.Module) -> tuple[Layer, ...]:
@@ -129,6 +155,8 @@ def _layers(model: nn.Module) -> Iterator[Layer]:
             for key in ("running_mean", "running_var", "weight", "bias", "num_batches_tracked")
             if isinstance(value := getattr(module, key, None), Tensor)
         }
+        if _has(module, Rows):
+            tensors = _rows(tensors)
         momentum = getattr(module, "momentum", math.nan)
         yield Layer(
             name,
@@ -142,8 +170,19 @@ def _layers(model: nn.Module) -> Iterator[Layer]:
             float(getattr(module, "eps", 1e-5)),
             momentum if momentum is None else float(momentum),
             bool(getattr(module, "track_running_stats", kind != "frozen")),
-            module.training,
+            learns(module),
         )
+
+
+def _rows(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Statistics of all domains or steps, one after the other."""
+    number = len(tensors["running_mean"])
+    counter = tensors.pop("num_batches_tracked", None)
+    flat = {
+        key: value.flatten() if key.startswith("running") else value.repeat(number)
+        for key, value in tensors.items()
+    }
+    return flat if counter is None else {**flat, "num_batches_tracked": counter.sum()}
 
 
 def _kind(module: nn.Module) -> str | None:
@@ -152,8 +191,7 @@ def _kind(module: nn.Module) -> str | None:
     if isinstance(module, TorchBatchNorm):
         if type(module).forward not in _FORWARDS:
             return "foreign"
-        synced = type(getattr(module, "stats", None)).__name__ == "Synced"
-        return "sync" if synced or isinstance(module, nn.SyncBatchNorm) else "batch"
+        return "sync" if _has(module, Synced) or isinstance(module, nn.SyncBatchNorm) else "batch"
     own = {**module._buffers, **module._parameters}
     if own.get("running_mean") is None or own.get("running_var") is None:
         return None

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from batchnorm.doctor.layer import Layer, TorchBatchNorm
+from batchnorm.doctor.layer import Layer, TorchBatchNorm, channels_first, learns
 
 __all__ = ["Call", "Moments", "Observer", "moments"]
 
@@ -81,9 +81,9 @@ class Call:
     Attributes:
         layer: Its name.
         forward: Number of the model's own forward within the pass or step, from 0.
-        shape: Of the input.
-        moments: None for an input that is empty or not ``(N, C, …)``.
-        training: The layer's mode.
+        shape: Of the input, channels second.
+        moments: None for an input that is empty, masked or not ``(N, C, …)``.
+        training: Whether it normalized with the batch.
         grad: Whether gradients were recorded.
         backward: Whether it happened during a backward: a recomputation.
     """
@@ -152,14 +152,17 @@ class Observer:
             input = args[0] if args else next(iter(kwargs.values()), None)
             if not isinstance(input, Tensor):
                 return
-            fits = input.dim() >= 2 and input.numel() > 0 and input.is_floating_point()
+            input = channels_first(module, input)
+            # What a mask leaves out would spoil the moments.
+            masked = kwargs.get("mask") is not None
+            fits = not masked and input.dim() >= 2 and input.numel() > 0 and input.is_floating_point()
             self.calls.append(
                 Call(
                     layer.name,
                     max(0, self.forwards - 1),
                     tuple(input.shape),
                     moments(input) if fits else None,
-                    module.training,
+                    learns(module),
                     torch.is_grad_enabled(),
                     torch._C._current_graph_task_id() != -1,
                 )

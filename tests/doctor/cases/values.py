@@ -11,6 +11,7 @@ from batchnorm.doctor import diagnose
 from tests.doctor.cases.case import case, trap
 from tests.doctor.cases.evaluation import forward
 from tests.doctor.networks import batches, dense_net, fresh, rows, train, trained
+from tests.doctor.rules.test_bn024 import ghosted
 
 
 def loader(count, size, width=4, **options):
@@ -53,6 +54,11 @@ def a_traced_layer_called_on_one_row():
     traced = torch.jit.trace(layer, torch.randn(4, 3), check_trace=False)
     traced(torch.randn(1, 3))
     return diagnose(dict(traced.state_dict()))
+
+
+@case("B1-08", "BN024")
+def a_hundred_and_one_rows_in_ghost_batches():
+    return diagnose(ghosted(), loader(101, 101))
 
 
 @case("B1-09", "BN024", "BN042")

@@ -66,3 +66,27 @@ def test_is_silent_on_one_image_of_a_map():
 
 def test_is_silent_without_batch_norm():
     assert diagnose(nn.Linear(WIDTH, 1), loader(33, 8)).findings == ()
+
+
+def ghosted():
+    """A layer of another library that cuts batches by torch.chunk."""
+
+    class Ghost(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.virtual_batch_size, self.norm = 10, nn.BatchNorm1d(WIDTH)
+
+        def forward(self, x):
+            return torch.cat([self.norm(part) for part in x.chunk(-(-len(x) // 10))])
+
+    return nn.Sequential(Ghost(), nn.Linear(WIDTH, 2))
+
+
+def test_fires_on_101_rows_in_ghost_batches_of_10(whole):
+    report = diagnose(ghosted(), loader(101, 101), rules=["BN024"])
+    assert "BN024" in report.codes
+    whole(report)
+
+
+def test_is_silent_on_100_rows_in_ghost_batches_of_10():
+    assert diagnose(ghosted(), loader(100, 100), rules=["BN024"]).findings == ()

@@ -3,8 +3,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from batchnorm import BatchNorm2d
 from batchnorm.doctor import diagnose
-from tests.doctor.networks import batches, trained
+from tests.doctor.networks import batches, fresh, train, trained
 from tests.doctor.rules.mending import mend
 
 
@@ -42,6 +43,12 @@ def test_fires_on_a_two_step_optimizer(whole):
 
 def test_is_silent_on_one_pass_a_step():
     assert diagnose(trained(), batches()).findings == ()
+
+
+def test_is_silent_on_our_layers_which_skip_recomputation():
+    model = Checkpointed(False)
+    model.body = train(fresh(BatchNorm2d), batches(), 3)
+    assert diagnose(model, batches()).findings == ()
 
 
 def test_is_silent_on_gradient_accumulation():

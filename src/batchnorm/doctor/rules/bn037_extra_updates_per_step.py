@@ -13,13 +13,15 @@ Severity: warn.
 Fix: momentum 1 − (1 − momentum)^(1/k) for k updates is exact for recomputation; keep further passes
 in prediction mode.
 
-Mistaken for it: gradient accumulation, given as ``accumulation``; methods that want two batches a step.
+Mistaken for it: layers of this package, which skip recomputation; gradient accumulation, given as
+``accumulation``; methods that want two batches a step.
 
 Reports: SY-15, MF-01, MF-02, MF-03, MF-08, AP-06, AP-16.
 """
 
 from collections.abc import Iterator
 
+from batchnorm.doctor.layer import skips_repetition
 from batchnorm.doctor.mend import Repair
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import consent, found
@@ -36,7 +38,8 @@ def check(patient: Patient) -> Iterator[Finding]:
     step = [call for call in patient.step if call.training and patient.by_name[call.layer].tracks]
     for name in dict.fromkeys(call.layer for call in step):
         calls = [call for call in step if call.layer == name]
-        again = sum(call.backward for call in calls)
+        repeats = not skips_repetition(patient.by_name[name].module)
+        again = sum(call.backward for call in calls) if repeats else 0
         passes = len({call.forward for call in calls if not call.backward})
         if not again and passes <= patient.settings.accumulation:
             continue
