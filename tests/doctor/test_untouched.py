@@ -124,6 +124,15 @@ def test_a_graph_that_waits_for_its_backward_is_not_harmed():
     loss.backward()  # raises if a saved tensor was modified
 
 
+def test_a_graph_over_weights_that_are_not_finite_is_not_harmed_either():
+    model = fresh()
+    with torch.no_grad():
+        model[0].weight[0] = float("nan")
+    loss = model(batches()[0][0]).sum()
+    diagnose(model, batches())
+    loss.backward()
+
+
 def test_tracing_leaves_no_proxies_behind():
     model = careless()
     before = everything(model)

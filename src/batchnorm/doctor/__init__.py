@@ -4,5 +4,6 @@ from batchnorm.doctor.diagnose import diagnose
 from batchnorm.doctor.fix import FixReport, Mended
 from batchnorm.doctor.report import LayerGap, Report
 from batchnorm.doctor.settings import Settings
+from batchnorm.doctor.watch import BatchNormWarning, Watch
 
-__all__ = ["FixReport", "LayerGap", "Mended", "Report", "Settings", "diagnose"]
+__all__ = ["BatchNormWarning", "FixReport", "LayerGap", "Mended", "Report", "Settings", "Watch", "diagnose"]

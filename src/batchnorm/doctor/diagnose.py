@@ -11,13 +11,13 @@ from batchnorm.doctor.explain import explain
 from batchnorm.doctor.exported import exported_norms, is_exported, state_of
 from batchnorm.doctor.judge import INFO_RATIO, withdrawn
 from batchnorm.doctor.passes import ENOUGH
-from batchnorm.doctor.patient import Patient
+from batchnorm.doctor.patient import Patient, UnavailableError
 from batchnorm.doctor.report import LayerGap, Origin, Report
 from batchnorm.doctor.rule import Rule, chosen_rules
 from batchnorm.doctor.settings import Settings
 from batchnorm.records import SEVERITIES, Finding
 
-__all__ = ["diagnose"]
+__all__ = ["diagnose", "examine"]
 
 
 def diagnose(
@@ -64,25 +64,7 @@ def diagnose(
     circumstances = Settings(optimizer=optimizer, **settings)
     patient = _patient(model, loader, circumstances, batches)
     chosen = chosen_rules(rules, ignore)
-    skipped: dict[str, str] = {}
-    findings: list[Finding] = []
-    for code, rule in chosen.items():
-        reason = _lacking(rule, patient)
-        if reason:
-            skipped[code] = reason
-        else:
-            findings += rule.check(patient)
-    findings = [_confirm(chosen[finding.code], patient, finding) for finding in findings]
-    kept = [finding for finding in findings if finding.state != "withdrawn"]
-    back = [finding for finding in findings if finding.state == "withdrawn"]
-    kept, explained = _drop_explained(kept, chosen)
-    position = {name: place for place, name in enumerate(_order(patient))}
-
-    def place(finding: Finding) -> tuple[int, int, str, int]:
-        rank = chosen[finding.code].rank
-        return SEVERITIES.index(finding.severity), rank, finding.code, position.get(finding.layer or "", -1)
-
-    kept.sort(key=place)
+    kept, back, skipped = examine(patient, chosen)
     layers = _gaps(patient)
 
     def again(model: nn.Module) -> Report:
@@ -90,8 +72,8 @@ def diagnose(
         return diagnose(model, patient.loader, rules=chosen, batches=batches, **settings)
 
     return Report(
-        tuple(kept),
-        (*back, *explained),
+        kept,
+        back,
         skipped,
         layers,
         explain(patient, kept, layers),
@@ -99,6 +81,43 @@ def diagnose(
         len(patient.layers) + len(patient.exported),
         Origin(patient.loader, circumstances, again),
     )
+
+
+def examine(
+    patient: Patient, rules: Mapping[str, Rule]
+) -> tuple[tuple[Finding, ...], tuple[Finding, ...], dict[str, str]]:
+    """Check rules, confirm or withdraw what is suspected, drop what another finding explains.
+
+    Args:
+        patient: Whom.
+        rules: Which, by code, cheapest evidence first.
+
+    Returns:
+        The findings that stand, gravest first and of equal ones the earliest cause first; those that were
+        taken back; and why rules were not checked, by code.
+    """
+    skipped: dict[str, str] = {}
+    findings: list[Finding] = []
+    for code, rule in rules.items():
+        try:
+            reason = _lacking(rule, patient)
+            if not reason:
+                findings += rule.check(patient)
+        except UnavailableError as error:
+            reason = str(error)
+        if reason:
+            skipped[code] = reason
+    findings = [_confirm(rules[finding.code], patient, finding) for finding in findings]
+    kept = [finding for finding in findings if finding.state != "withdrawn"]
+    back = [finding for finding in findings if finding.state == "withdrawn"]
+    kept, explained = _drop_explained(kept, rules)
+    position = {name: place for place, name in enumerate(_order(patient))}
+
+    def place(finding: Finding) -> tuple[int, int, str, int]:
+        rank = rules[finding.code].rank
+        return SEVERITIES.index(finding.severity), rank, finding.code, position.get(finding.layer or "", -1)
+
+    return tuple(sorted(kept, key=place)), (*back, *explained), skipped
 
 
 def _patient(model: object, loader: Iterable[Any] | None, settings: Settings, batches: int) -> Patient:
@@ -144,7 +163,10 @@ def _confirm(rule: Rule, patient: Patient, finding: Finding) -> Finding:
         return finding
     if not patient.has_data or not patient.training.has_enough():
         return finding
-    return rule.confirm(patient, finding)
+    try:
+        return rule.confirm(patient, finding)
+    except UnavailableError:
+        return finding
 
 
 def _drop_explained(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from batchnorm.surgery.borrow import borrowed
 
@@ -78,13 +78,19 @@ def _parameters(model: nn.Module) -> Callable[[], None]:
     def restore() -> None:
         with torch.no_grad():
             for parameter, value, grad, requires in kept:
-                if not torch.equal(parameter, value):
+                if not _same_bits(parameter, value):
                     parameter.copy_(value)
                 parameter.grad = grad
                 if parameter.requires_grad != requires:
                     parameter.requires_grad_(requires)
 
     return restore
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    """Equal, NaN included: writing a parameter for nothing would spoil a graph that waits for its backward."""
+    bits = [value.detach().reshape(-1).contiguous().view(torch.uint8) for value in (one, other)]
+    return torch.equal(*bits)
 
 
 def _attributes(model: nn.Module) -> Callable[[], None]:

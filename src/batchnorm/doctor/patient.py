@@ -21,7 +21,11 @@ from batchnorm.doctor.settings import Settings
 from batchnorm.surgery import LayerStatistics, swapped_statistics
 from batchnorm.surgery.feed import Feed
 
-__all__ = ["Patient", "tensors_in"]
+__all__ = ["Patient", "UnavailableError", "tensors_in"]
+
+
+class UnavailableError(Exception):
+    """An examination that cannot be made: a training loop that is watched is not asked for more forwards."""
 
 
 @dataclasses.dataclass(eq=False)
