@@ -8,7 +8,7 @@ APT := $(shell test "$$(id -u)" = 0 && command -v apt-get)
 DATA := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 CHROMIUM := /usr/bin/chromium
 
-.PHONY: run test zoo check fix sanitize bench clean
+.PHONY: run test zoo check fix sanitize bench doctor-score clean
 
 run: .venv/kernels.stamp $(if $(APT),$(DATA))
 	$(BIN)/batchnorm train
@@ -43,6 +43,10 @@ sanitize: check
 # The table of docs/kernels.md, in some minutes on a quiet machine.
 bench: .venv/kernels.stamp
 	$(BIN)/batchnorm bench --peers torch,inplace,copy
+
+# What the doctor says about the situations of public reports, and how often it is right.
+doctor-score: check
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.doctor.cases
 
 clean:
 	rm -rf .venv build src/*.egg-info src/batchnorm/ops/_native.so

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from batchnorm import interop, nn, ops
+    from batchnorm.doctor import Watch, diagnose
     from batchnorm.nn import BatchNorm1d, BatchNorm2d, BatchNorm3d, BatchNormLSTM, lean
     from batchnorm.nn import statistics as stats
     from batchnorm.surgery import convert, fold, recalibrate, reduce_running_stats, revert
@@ -17,7 +18,9 @@ __all__ = [
     "BatchNorm2d",
     "BatchNorm3d",
     "BatchNormLSTM",
+    "Watch",
     "convert",
+    "diagnose",
     "fold",
     "interop",
     "lean",
@@ -34,7 +37,9 @@ _HOMES = {
     "BatchNorm2d": "batchnorm.nn",
     "BatchNorm3d": "batchnorm.nn",
     "BatchNormLSTM": "batchnorm.nn",
+    "Watch": "batchnorm.doctor",
     "convert": "batchnorm.surgery",
+    "diagnose": "batchnorm.doctor",
     "fold": "batchnorm.surgery",
     "lean": "batchnorm.nn",
     "recalibrate": "batchnorm.surgery",

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from batchnorm.cli import bench, export, fold, recalibrate, report, study, train
+from batchnorm.cli import bench, doctor, explain, export, fold, recalibrate, report, study, train
 
 __all__ = ["app", "main"]
 
@@ -29,6 +29,8 @@ app.command("report", help=report.HELP)(report.command)
 app.command("recalibrate", help=recalibrate.HELP)(recalibrate.command)
 app.command("fold", help=fold.HELP)(fold.command)
 app.command("export", help=export.HELP)(export.command)
+app.command("doctor", help=doctor.HELP)(doctor.command)
+app.command("explain", help=explain.HELP)(explain.command)
 app.command("bench", help=bench.HELP)(bench.command)
 
 

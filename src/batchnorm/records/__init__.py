@@ -2,6 +2,7 @@
 
 from batchnorm.records.bench import BenchRecord, BenchSummary, summarize
 from batchnorm.records.files import append_line, atomic_file, read_lines, write_atomic
+from batchnorm.records.finding import SEVERITIES, Finding, Fix
 from batchnorm.records.run import QUANTILE_LEVELS, EpochRecord, LayerRecord, RunRecord, read_run
 from batchnorm.records.study import (
     VERDICTS,
@@ -14,12 +15,15 @@ from batchnorm.records.study import (
 
 __all__ = [
     "QUANTILE_LEVELS",
+    "SEVERITIES",
     "VERDICTS",
     "BenchRecord",
     "BenchSummary",
     "EffectRecord",
     "EpochRecord",
     "Figure",
+    "Finding",
+    "Fix",
     "LayerRecord",
     "RunRecord",
     "TrialRecord",

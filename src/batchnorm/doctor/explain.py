@@ -1,0 +1,127 @@
+"""Why prediction differs from training: the layers ranked, the first one that explains it, and how sure.
+
+A layer's *own* gap is measured with the layers before it sound, so it is that layer's fault. The gap in
+*prediction* also holds what earlier layers' faults do to its input. The first layer of the forward whose own
+gap is large is where the fault begins; exchanging its statistics for measured ones shows how much of all gaps
+it explains.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from batchnorm.doctor.gap import Gap
+from batchnorm.doctor.judge import INFO_RATIO, WARN_RATIO
+from batchnorm.doctor.passes import Series
+from batchnorm.doctor.patient import Patient
+from batchnorm.doctor.report import LayerGap
+from batchnorm.records import Finding
+from batchnorm.surgery import LayerStatistics
+
+__all__ = ["explain"]
+
+SHOWN = 5  # layers in the ranking
+
+CAUSES = {
+    "BN001": "its statistics were never updated",
+    "BN002": "its statistics are not finite",
+    "BN003": "a few wild values still dominate its statistics",
+    "BN005": "its statistics are kept in too low a precision to move",
+    "BN008": "its statistics belong to other weights (averaged, merged, pruned or edited since)",
+    "BN009": "its statistics belong to the live weights, not to the averaged ones",
+    "BN011": "its momentum keeps nothing but the last batch",
+    "BN012": "its statistics still hold much of their initial values",
+    "BN013": "its eps is not that of the training",
+    "BN015": "its statistics were switched off but are still used",
+    "BN026": "batches are not random samples",
+    "BN030": "the data are of another domain",
+    "BN033": "it was meant to be frozen but moved on",
+    "BN037": "it is updated more than once a step",
+    "BN038": "its statistics mix several kinds of input",
+}
+
+
+# Causes that leave the running statistics as training made them.
+ELSEWHERE = ("BN032", "BN026", "BN021", "BN020", "BN028", "BN038", "BN014")
+
+
+def explain(patient: Patient, findings: Sequence[Finding], layers: Sequence[LayerGap]) -> str:
+    """The explanation in words; empty if there is no gap to explain.
+
+    Args:
+        patient: With data, examined.
+        findings: Those that stand, gravest first.
+        layers: The gaps, in the order of execution.
+    """
+    if not layers:
+        return ""
+    off = [layer.layer for layer in layers if patient.gaps[layer.layer].reaches(INFO_RATIO)]
+    if not off:
+        others = [finding for finding in findings if finding.code in ELSEWHERE and finding.severity != "info"]
+        return _elsewhere(others[0]) if others else ""
+    first = off[0]
+    called = f"layer {first}" if first else "the layer"
+    own = patient.gaps[first]
+    cause = next((f for f in findings if f.code in CAUSES and f.layer in (first, None)), None)
+    because = CAUSES[cause.code] if cause is not None else "no cause was found beyond the numbers themselves"
+    removed = _removed(patient, first)
+    mend = cause.fix.text if cause is not None else "batchnorm.recalibrate(model, loader)"
+    lines = [
+        f"What happened: prediction is not the function that was trained. It begins in {called}: {because}.",
+        f"Why it matters here: its output in prediction is {own.size:.2g} standard deviations from its "
+        f"output in training, {own.ratio:.2g} times what sampling explains; {len(off)} of {len(layers)} "
+        "layers are off.",
+        f"How sure: {_sure(own, removed, cause)}",
+        f"What would change our mind: a ratio below {INFO_RATIO:g} in {called} on more or other training "
+        f"data (it is {own.ratio:.3g} on {len(patient.training.batches)} batches).",
+        f"What to do: {mend}" + (f" ({cause.code})." if cause is not None else "."),
+        "Layers, worst first (own gap; gap in prediction):",
+        *_ranking(layers),
+    ]
+    return "\n".join(lines)
+
+
+def _elsewhere(finding: Finding) -> str:
+    where = "" if finding.layer is None else f" in {finding.layer or 'the layer'}"
+    return (
+        "What happened: the running statistics are those of training, yet prediction is not the function "
+        f"that was trained{where}: {finding.message}\nWhat to do: {finding.fix.text} ({finding.code})."
+    )
+
+
+def _sure(own: Gap, removed: float | None, cause: Finding | None) -> str:
+    words = "quite" if own.reaches(WARN_RATIO) and cause is not None else "fairly"
+    if removed is None:
+        return f"{words}."
+    return (
+        f"{words}; with measured statistics in this layer alone, {removed:.0%} of the layers' gaps in "
+        "prediction go away."
+    )
+
+
+def _ranking(layers: Sequence[LayerGap]) -> list[str]:
+    ranked = sorted(layers, key=lambda layer: -layer.own if layer.own == layer.own else 0.0)
+    rows = [
+        f"  {layer.layer or '(the model)'}: {layer.own:.3g}; {layer.prediction:.3g}"
+        for layer in ranked[:SHOWN]
+    ]
+    return rows + ([f"  and {len(ranked) - SHOWN} more"] if len(ranked) > SHOWN else [])
+
+
+def _removed(patient: Patient, layer: str) -> float | None:
+    """Share of the excess of all gaps in prediction that goes away with sound statistics in one layer."""
+    before = _excess(patient.prediction_gaps)
+    if not 0 < before < math.inf:  # infinite where statistics are not finite
+        return None
+    statistics = _statistics(patient.training.series[layer])
+    return 1 - _excess(patient.prediction_gaps_with({layer: statistics})) / before
+
+
+def _excess(gaps: Mapping[str, Gap]) -> float:
+    return sum(max(0.0, gap.ratio - 1) for gap in gaps.values() if gap.ratio == gap.ratio)
+
+
+def _statistics(series: Series) -> LayerStatistics:
+    mean, var = series.pooled()
+    return LayerStatistics(
+        mean, var, int(series.count.sum()), len(series.count), int(series.items.sum()), 0, 0.0
+    )

@@ -1,0 +1,97 @@
+"""Mending a copy of the model, with a second diagnosis to prove it."""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from torch import nn
+
+from batchnorm.doctor.mend import Repair
+from batchnorm.doctor.rule import all_rules
+from batchnorm.doctor.settings import Settings
+from batchnorm.records import Finding
+
+__all__ = ["FixReport", "Mended", "fix"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mended:
+    """What was done about one finding.
+
+    Attributes:
+        finding: As it was.
+        done: What was changed, in words; empty if nothing was.
+        reason: Why nothing was; empty if something was.
+    """
+
+    finding: Finding
+    done: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class FixReport:
+    """What became of a model's findings.
+
+    Attributes:
+        mended: One for each finding.
+        remaining: Findings of a second diagnosis, of the mended copy.
+    """
+
+    mended: tuple[Mended, ...]
+    remaining: tuple[Finding, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "mended": [
+                {"finding": one.finding.to_dict(), "done": one.done, "reason": one.reason}
+                for one in self.mended
+            ],
+            "remaining": [finding.to_dict() for finding in self.remaining],
+        }
+
+
+def fix(
+    model: nn.Module,
+    findings: Sequence[Finding],
+    loader: Iterable[Any] | None,
+    settings: Settings,
+    consent: Iterable[str],
+    diagnose_again: Callable[[nn.Module], tuple[Finding, ...]],
+) -> tuple[nn.Module, FixReport]:
+    """Mend a copy of a model.
+
+    Args:
+        model: Is left alone.
+        findings: What to mend, in the order of their causes.
+        loader: To measure statistics on.
+        settings: Of the diagnosis.
+        consent: Codes of rules whose fix may change numbers; safe fixes need none.
+        diagnose_again: The second diagnosis.
+
+    Raises:
+        ValueError: If a code is unknown.
+    """
+    rules = all_rules()
+    allowed = {code.upper() for code in consent}
+    for code in sorted(allowed - rules.keys()):
+        raise ValueError(f"fix: consent expected codes as {min(rules)}, got {code!r}")
+    mended_model = copy.deepcopy(model)
+    repair = Repair(mended_model, loader, settings)
+    mended = [_mend(repair, finding, allowed) for finding in findings]
+    remaining = diagnose_again(mended_model) if any(one.done for one in mended) else tuple(findings)
+    return mended_model, FixReport(tuple(mended), remaining)
+
+
+def _mend(repair: Repair, finding: Finding, allowed: set[str]) -> Mended:
+    mend = all_rules()[finding.code].mend
+    if mend is None or finding.fix.kind == "advice":
+        return Mended(finding, "", f"yours to do: {finding.fix.text}")
+    if finding.fix.kind == "consent" and finding.code not in allowed:
+        return Mended(finding, "", f"changes numbers: needs consent to {finding.code}")
+    try:
+        return Mended(finding, mend(repair, finding), "")
+    except ValueError as error:
+        return Mended(finding, "", str(error))

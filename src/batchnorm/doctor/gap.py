@@ -1,0 +1,91 @@
+"""How far prediction is from training in a layer, measured against what sampling alone explains.
+
+Training normalizes a batch with its own mean and variance, prediction with the running ones. Even for a
+healthy layer the two differ, since a batch is a sample. The size of that difference follows from the
+scatter of the same batches, so the ratio of the two is 1 in a healthy layer whatever the batch size.
+"""
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from batchnorm.doctor.layer import Layer, plain
+from batchnorm.doctor.passes import Series
+
+__all__ = ["LEAST_GAP", "Gap", "gap_of", "independence_of"]
+
+LEAST_GAP = 0.1  # standard deviations of the output; a smaller gap does no harm whatever its ratio
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Gap:
+    """Of one layer.
+
+    Attributes:
+        gap: ``(C,)``: root mean square of (prediction output − training output) / abs(weight).
+        expected: ``(C,)``: the same if running statistics were those of the population.
+    """
+
+    gap: Tensor
+    expected: Tensor
+
+    @property
+    def ratio(self) -> float:
+        """Gap over what is expected, the median over channels; NaN if no channel varies."""
+        return float((self.gap / self.expected).nanmedian())
+
+    @property
+    def worst(self) -> float:
+        """Ratio of the worst channel."""
+        return float((self.gap / self.expected).nan_to_num(0.0).max())
+
+    @property
+    def size(self) -> float:
+        """Gap in output standard deviations, the median over channels."""
+        return float(self.gap.nanmedian())
+
+    def reaches(self, ratio: float) -> bool:
+        """Whether the gap is so many times what sampling explains, and large enough to matter."""
+        return self.ratio >= ratio and self.size > LEAST_GAP
+
+
+def gap_of(layer: Layer, series: Series) -> Gap | None:
+    """The gap of a layer's stored statistics on some batches; None if it stores none.
+
+    Args:
+        layer: With running statistics.
+        series: What it was given.
+
+    Numerics:
+        In closed form from the batch moments: with s the standard deviations,
+        gap² = mean over batches of ((mean_b − running_mean) / s_r)² + var_b (1/s_r − 1/s_b)².
+        Expected² = Var(mean_b) / W + Var(log var_b) / 4 + (1 − √((M−1)/M))², W the mean variance
+        within batches, M the values per channel: the last for storing the unbiased variance.
+    """
+    if layer.mean is None or layer.var is None or layer.eps is None or len(series.mean) < 2:
+        return None
+    mean, var = plain(layer.mean), plain(layer.var)
+    if mean.shape != series.mean.shape[1:]:
+        return None
+    invstd = (var + layer.eps).rsqrt()
+    batch_invstd = (series.var + layer.eps).rsqrt()
+    square = ((series.mean - mean) * invstd).square()
+    square += series.var * (invstd - batch_invstd).square()
+    within = series.within + layer.eps
+    count = series.count.mean()
+    unbiased = (1 - torch.sqrt((count - 1) / count)).square()
+    expected = (series.mean.var(0) / within + (series.var + layer.eps).log().var(0) / 4 + unbiased).sqrt()
+    varies = series.within > 1e-12 * (1 + series.mean.square().mean(0))
+    nan = torch.full_like(expected, torch.nan)
+    gap = square.mean(0).sqrt().nan_to_num(nan=torch.inf)  # statistics that are not finite
+    return Gap(torch.where(varies, gap, nan), torch.where(varies, expected, nan))
+
+
+def independence_of(series: Series) -> float:
+    """Spread of batch means over what independent samples would give, the median over channels.
+
+    1 for shuffled data whatever the batch size; NaN for batches of one sample.
+    """
+    independent = (series.item_var / series.items.unsqueeze(1)).mean(0)
+    return float((series.mean.var(0) / independent).nanmedian())

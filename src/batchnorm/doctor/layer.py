@@ -1,0 +1,227 @@
+"""Batch-norm layers of a model or a checkpoint, whatever class they are: the one place that knows.
+
+Known are torch's layers, ours and SyncBatchNorm; *frozen* are the fixed layers of torchvision, detectron2
+and timm; *foreign* is everything else that holds ``running_mean`` and ``running_var``.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from batchnorm.nn import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from batchnorm.nn.statistics import Frozen, Rows, Statistics, Synced
+
+__all__ = [
+    "Layer",
+    "channels_first",
+    "is_locked",
+    "layers_of_checkpoint",
+    "layers_of_model",
+    "learns",
+    "plain",
+    "skips_repetition",
+]
+
+TorchBatchNorm = nn.modules.batchnorm._BatchNorm
+DRAWN = 0.05  # standard deviation of an initial weight; 0.02 is usual
+OURS = (BatchNorm1d, BatchNorm2d, BatchNorm3d)
+_FORWARDS = {TorchBatchNorm.forward, nn.SyncBatchNorm.forward, *(layer.forward for layer in OURS)}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Layer:
+    """A batch-norm layer as it was when the diagnosis began.
+
+    Attributes:
+        name: Of the module; ``""`` for a model that is a layer itself.
+        kind: ``batch``, ``sync``, ``frozen``, ``foreign`` or ``checkpoint`` (nothing but tensors).
+        module: None for ``checkpoint``.
+        mean: ``running_mean``, ``(C,)``; None if there is none. A layer with statistics for each domain or
+            step has them one after the other, ``(n · C,)``, as weight and bias.
+        var: ``running_var``, ``(C,)``.
+        weight: ``(C,)``, γ.
+        bias: ``(C,)``, β.
+        counter: ``num_batches_tracked``; the sum, if there are several.
+        eps: None for ``checkpoint``.
+        momentum: Weight of the new batch, None for the cumulative mean; NaN where it is not known.
+        tracks: Whether the layer says that it keeps running statistics.
+        training: Whether a forward normalizes with the batch, if there is one: see `learns`.
+    """
+
+    name: str
+    kind: str
+    module: nn.Module | None
+    mean: Tensor | None
+    var: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+    counter: Tensor | None
+    eps: float | None
+    momentum: float | None
+    tracks: bool
+    training: bool
+
+    @property
+    def count(self) -> int | None:
+        """Batches counted; None without a counter."""
+        return None if self.counter is None or self.counter.numel() != 1 else int(self.counter)
+
+    @property
+    def normalizes_batches(self) -> bool:
+        """Whether training normalizes with the batch: a frozen or locked layer does not."""
+        return self.kind in ("batch", "sync", "foreign") and not is_locked(self.module)
+
+    def has_initial_statistics(self) -> bool:
+        """Whether mean and variance are exactly (0, 1) in every channel."""
+        return (
+            self.mean is not None
+            and self.var is not None
+            and bool((self.mean == 0).all() & (self.var == 1).all())
+        )
+
+    def was_trained(self) -> bool:
+        """Whether weight or bias moved away from where they start.
+
+        They start from (1, 0), or from a weight drawn around 1, as recipes for generators do.
+        """
+        if self.bias is not None and (self.bias != 0).any():
+            return True
+        if self.weight is None:
+            return False
+        off = plain(self.weight) - 1
+        drawn = off.numel() > 1 and off.mean().abs() < off.std() < DRAWN
+        return bool(off.any() and not drawn)
+
+    def is_fresh(self) -> bool:
+        """Whether it is as it was made, so that nobody expects its statistics to fit."""
+        return not self.count and self.has_initial_statistics() and not self.was_trained()
+
+    def gain(self) -> Tensor | None:
+        """|weight| / √(running_var + eps), ``(C,)`` float64; None if one is missing."""
+        if self.var is None or self.eps is None:
+            return None
+        weight = torch.ones_like(plain(self.var)) if self.weight is None else plain(self.weight)
+        return weight.abs() / (plain(self.var) + self.eps).sqrt()
+
+
+def plain(values: Tensor) -> Tensor:
+    """Float64 on the CPU, without a graph."""
+    return values.detach().cpu().double()
+
+
+def is_locked(module: nn.Module | None) -> bool:
+    """Whether ``train()`` cannot put the layer into training mode: its ``train`` is not torch's."""
+    return module is not None and (
+        "train" in vars(module) or type(module).train is not nn.Module.train or _has(module, Frozen)
+    )
+
+
+def learns(module: nn.Module) -> bool:
+    """Whether a forward normalizes with the batch, as far as the mode says."""
+    return module.training and not _has(module, Frozen)
+
+
+def skips_repetition(module: nn.Module | None) -> bool:
+    """Whether a forward that activation checkpointing repeats leaves the running statistics alone."""
+    return isinstance(module, OURS)
+
+
+def channels_first(module: nn.Module, input: Tensor) -> Tensor:
+    """An input as ``(N, C, *spatial)``, wherever the layer has its channels."""
+    return input.movedim(-1, 1) if getattr(module, "channel_dim", 1) == -1 else input
+
+
+def _has(module: nn.Module, kind: type[Statistics]) -> bool:
+    stats = getattr(module, "stats", None)
+    return isinstance(stats, Statistics) and stats.find(kind) is not None
+
+
+def layers_of_model(model: nn.Module) -> tuple[Layer, ...]:
+    """The batch-norm layers of a model in the order of its definition."""
+    return tuple(_layers(model))
+
+
+def _layers(model: nn.Module) -> Iterator[Layer]:
+    for name, module in model.named_modules():
+        kind = _kind(module)
+        if kind is None or any(is_lazy(p) for p in module.parameters(recurse=False)):
+            continue
+        tensors = {
+            key: value.detach()
+            for key in ("running_mean", "running_var", "weight", "bias", "num_batches_tracked")
+            if isinstance(value := getattr(module, key, None), Tensor)
+        }
+        if _has(module, Rows):
+            tensors = _rows(tensors)
+        momentum = getattr(module, "momentum", math.nan)
+        yield Layer(
+            name,
+            kind,
+            module,
+            tensors.get("running_mean"),
+            tensors.get("running_var"),
+            tensors.get("weight"),
+            tensors.get("bias"),
+            tensors.get("num_batches_tracked"),
+            float(getattr(module, "eps", 1e-5)),
+            momentum if momentum is None else float(momentum),
+            bool(getattr(module, "track_running_stats", kind != "frozen")),
+            learns(module),
+        )
+
+
+def _rows(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Statistics of all domains or steps, one after the other."""
+    number = len(tensors["running_mean"])
+    counter = tensors.pop("num_batches_tracked", None)
+    flat = {
+        key: value.flatten() if key.startswith("running") else value.repeat(number)
+        for key, value in tensors.items()
+    }
+    return flat if counter is None else {**flat, "num_batches_tracked": counter.sum()}
+
+
+def _kind(module: nn.Module) -> str | None:
+    if isinstance(module, nn.modules.instancenorm._InstanceNorm):
+        return None
+    if isinstance(module, TorchBatchNorm):
+        if type(module).forward not in _FORWARDS:
+            return "foreign"
+        return "sync" if _has(module, Synced) or isinstance(module, nn.SyncBatchNorm) else "batch"
+    own = {**module._buffers, **module._parameters}
+    if own.get("running_mean") is None or own.get("running_var") is None:
+        return None
+    # The fixed layers of other libraries hold weight and bias as buffers, so that nothing trains them.
+    fixed = isinstance(own.get("weight"), Tensor) and module._buffers.get("weight") is not None
+    return "frozen" if fixed and "Frozen" in type(module).__name__ else "foreign"
+
+
+def layers_of_checkpoint(state: Mapping[str, Tensor]) -> tuple[Layer, ...]:
+    """The layers that a state dict holds, told by ``running_mean`` and ``running_var``.
+
+    Example:
+        >>> [layer.name for layer in layers_of_checkpoint(nn.Sequential(nn.BatchNorm1d(2)).state_dict())]
+        ['0']
+    """
+    names = [key.removesuffix("running_mean") for key in state if key.endswith("running_mean")]
+    return tuple(
+        Layer(
+            prefix.removesuffix("."),
+            "checkpoint",
+            None,
+            state[f"{prefix}running_mean"],
+            state.get(f"{prefix}running_var"),
+            state.get(f"{prefix}weight"),
+            state.get(f"{prefix}bias"),
+            state.get(f"{prefix}num_batches_tracked"),
+            None,
+            math.nan,
+            True,
+            False,
+        )
+        for prefix in names
+    )

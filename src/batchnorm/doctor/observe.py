@@ -1,0 +1,173 @@
+"""What batch-norm layers are given during a forward, taken by hooks."""
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from batchnorm.doctor.layer import Layer, TorchBatchNorm, channels_first, learns
+
+__all__ = ["Call", "Moments", "Observer", "moments"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Moments:
+    """Of one input of a layer, per channel; all tensors are float64 on the CPU.
+
+    Attributes:
+        mean: ``(C,)``.
+        var: ``(C,)``, biased.
+        item_var: ``(C,)``: unbiased variance of the samples' own means; NaN for one sample.
+        count: Values per channel.
+        items: Samples.
+        most: Largest absolute value.
+    """
+
+    mean: Tensor
+    var: Tensor
+    item_var: Tensor
+    count: int
+    items: int
+    most: float
+
+    def is_finite(self) -> bool:
+        """Whether no value was NaN or infinite."""
+        return bool(torch.isfinite(self.mean).all() & torch.isfinite(self.var).all())
+
+
+@torch.no_grad()
+def moments(input: Tensor) -> Moments:
+    """Moments of an input ``(N, C, *spatial)`` with one value or more.
+
+    Numerics:
+        Two passes in the input's precision, float32 at least; the sums over samples in float64. Good
+        to 1e-3 up to a mean of 1e4 standard deviations, which is enough to judge by.
+
+    Example:
+        >>> seen = moments(torch.tensor([[1.0], [3.0]]))
+        >>> seen.mean.item(), seen.var.item(), seen.item_var.item()
+        (2.0, 1.0, 2.0)
+    """
+    values = input.detach()
+    if values.dtype in (torch.float16, torch.bfloat16):
+        values = values.float()
+    spatial = list(range(2, values.dim()))
+    item_means = (values.mean(spatial) if spatial else values).double().cpu()  # (N, C)
+    mean = item_means.mean(0)
+    least, most = values.aminmax()
+    shape = [1, -1] + [1] * len(spatial)
+    apart = values - mean.to(values.device, values.dtype).view(shape)
+    squares = apart.square_()
+    var = (squares.mean(spatial) if spatial else squares).double().cpu().mean(0)
+    items = len(item_means)
+    return Moments(
+        mean,
+        var,
+        item_means.var(0) if items > 1 else torch.full_like(mean, torch.nan),
+        values.numel() // values.shape[1],
+        items,
+        max(-float(least), float(most)),
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Call:
+    """One call of a layer.
+
+    Attributes:
+        layer: Its name.
+        forward: Number of the model's own forward within the pass or step, from 0.
+        shape: Of the input, channels second.
+        moments: None for an input that is empty, masked or not ``(N, C, …)``.
+        training: Whether it normalized with the batch.
+        grad: Whether gradients were recorded.
+        backward: Whether it happened during a backward: a recomputation.
+    """
+
+    layer: str
+    forward: int
+    shape: tuple[int, ...]
+    moments: Moments | None
+    training: bool
+    grad: bool
+    backward: bool
+
+
+class Observer:
+    """Notes the calls of layers.
+
+    Args:
+        model: The model.
+        layers: Those to watch, by name.
+        look: Called before each call with the layer's name and its input; for probes.
+
+    Attributes:
+        calls: In the order they happened.
+        strangers: Class names of batch-norm layers that ran but are not in the module tree.
+        forwards: Forwards of the model so far.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Mapping[str, Layer],
+        look: Callable[[str, Tensor], None] | None = None,
+    ) -> None:
+        self.model, self.layers, self.look = model, layers, look
+        self.calls: list[Call] = []
+        self.strangers: list[str] = []
+        self.forwards = 0
+
+    @contextlib.contextmanager
+    def hooked(self) -> Iterator["Observer"]:
+        """Watch while inside; on leaving, the hooks are gone."""
+        known = {id(module) for module in self.model.modules()}
+        main = threading.get_ident()
+
+        def stranger(module: nn.Module, args: Any) -> None:
+            ours = threading.get_ident() == main  # another thread's models are none of our business
+            if ours and isinstance(module, TorchBatchNorm) and id(module) not in known:
+                self.strangers.append(type(module).__name__)
+
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.model.register_forward_pre_hook(self._begin, prepend=True).remove)
+            hook = nn.modules.module.register_module_forward_pre_hook(stranger)
+            stack.callback(hook.remove)
+            for layer in self.layers.values():
+                if layer.module is not None:
+                    before = self._before(layer)
+                    handle = layer.module.register_forward_pre_hook(before, prepend=True, with_kwargs=True)
+                    stack.callback(handle.remove)
+            yield self
+
+    def _begin(self, module: nn.Module, args: Any) -> None:
+        self.forwards += 1
+
+    def _before(self, layer: Layer) -> Callable[[nn.Module, Any, Any], None]:
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            input = args[0] if args else next(iter(kwargs.values()), None)
+            if not isinstance(input, Tensor):
+                return
+            input = channels_first(module, input)
+            # What a mask leaves out would spoil the moments.
+            masked = kwargs.get("mask") is not None
+            fits = not masked and input.dim() >= 2 and input.numel() > 0 and input.is_floating_point()
+            self.calls.append(
+                Call(
+                    layer.name,
+                    max(0, self.forwards - 1),
+                    tuple(input.shape),
+                    moments(input) if fits else None,
+                    learns(module),
+                    torch.is_grad_enabled(),
+                    torch._C._current_graph_task_id() != -1,
+                )
+            )
+            if self.look is not None and fits:
+                self.look(layer.name, input.detach())
+
+        return before

@@ -1,0 +1,227 @@
+"""What is known of the model that is diagnosed; every examination is made once, when first asked for."""
+
+import contextlib
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from batchnorm.doctor.exported import ExportedNorm
+from batchnorm.doctor.gap import Gap, gap_of
+from batchnorm.doctor.graph import Graph, trace
+from batchnorm.doctor.guard import Loan, untouched
+from batchnorm.doctor.layer import Layer, layers_of_checkpoint, layers_of_model
+from batchnorm.doctor.observe import Call, Observer
+from batchnorm.doctor.passes import Pass, run_pass
+from batchnorm.doctor.settings import Settings
+from batchnorm.surgery import LayerStatistics, swapped_statistics
+from batchnorm.surgery.feed import Feed
+
+__all__ = ["Patient", "UnavailableError", "tensors_in"]
+
+
+class UnavailableError(Exception):
+    """An examination that cannot be made: a training loop that is watched is not asked for more forwards."""
+
+
+@dataclasses.dataclass(eq=False)
+class Patient:
+    """A model or a checkpoint, with data or without.
+
+    Attributes:
+        model: None for a checkpoint alone.
+        state: The checkpoint, if there is no model.
+        loader: Training data, as in training; None without.
+        settings: What else is known.
+        limit: Batches to look at.
+        exported: Batch norms of an exported program, in place of a model.
+    """
+
+    model: nn.Module | None
+    state: Mapping[str, Tensor] | None
+    loader: Iterable[Any] | None
+    settings: Settings
+    limit: int = 20
+    exported: tuple[ExportedNorm, ...] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.loader, Iterator):  # several passes are made
+            self.loader = list(itertools.islice(self.loader, self.limit))
+        if self.model is None:
+            self.layers = layers_of_checkpoint(self.state or {})
+        else:
+            self.layers = layers_of_model(self.model)
+        self.by_name = {layer.name: layer for layer in self.layers}
+
+    # Without data
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is being trained, as far as can be seen."""
+        return self.settings.optimizer is not None or (self.model is not None and self.model.training)
+
+    @cached_property
+    def graph(self) -> Graph | None:
+        """The traced model; None without a model or where torch.fx cannot trace it."""
+        if self.model is None:
+            return None
+        with self.lent():
+            return trace(self.model, self.layers)
+
+    @property
+    def decayed(self) -> dict[int, float]:
+        """Weight decay by the id of each parameter that the optimizer holds."""
+        optimizer = self.settings.optimizer
+        groups = [] if optimizer is None else optimizer.param_groups
+        return {id(p): float(group.get("weight_decay", 0.0)) for group in groups for p in group["params"]}
+
+    # With data
+
+    @property
+    def has_data(self) -> bool:
+        """Whether forwards can be made."""
+        return self.model is not None and self.loader is not None
+
+    @cached_property
+    def training(self) -> Pass:
+        """The batches in training mode: each layer normalizes with the batch, as those before it."""
+        return self._pass(Loan.train, self.loader)
+
+    @cached_property
+    def prediction(self) -> Pass:
+        """The batches in prediction mode."""
+        return self._pass(Loan.predict, self.loader)
+
+    @cached_property
+    def target(self) -> Pass:
+        """The target's batches in prediction mode."""
+        return self._pass(Loan.predict, self.settings.target_loader)
+
+    @cached_property
+    def gaps(self) -> dict[str, Gap]:
+        """Gap of the layers that normalize with the batch in training, each with layers before it sound.
+
+        In training mode a layer's input does not depend on the statistics that layers before it
+        store, so a layer is not blamed for an earlier one.
+        """
+        return self._gaps(self.training)
+
+    @cached_property
+    def prediction_gaps(self) -> dict[str, Gap]:
+        """The same as prediction meets them: with all layers at their stored statistics."""
+        return self._gaps(self.prediction)
+
+    def prediction_gaps_with(self, statistics: Mapping[str, LayerStatistics]) -> dict[str, Gap]:
+        """Gaps in prediction if some layers had other statistics."""
+        assert self.model is not None
+        with self.lent() as loan, swapped_statistics(self.model, statistics):
+            loan.predict()
+            examined = run_pass(self.model, self.by_name, lambda: self.feed(self.loader), self.forward)
+        swapped = {
+            name: dataclasses.replace(self.by_name[name], mean=new.mean, var=new.var)
+            for name, new in statistics.items()
+        }
+        return self._gaps(examined, {**self.by_name, **swapped})
+
+    @cached_property
+    def step(self) -> tuple[Call, ...]:
+        """The calls of a training step, backward included; empty if none could be made."""
+        with contextlib.suppress(RuntimeError, ValueError, TypeError):
+            return self._step(self.first_batch)
+        return ()
+
+    @cached_property
+    def first_batch(self) -> Any:
+        """The first batch, moved."""
+        with self.lent():  # a DataLoader draws from the global generator
+            for batch in self.feed(self.loader):
+                return batch
+        raise ValueError("diagnose: loader expected one batch or more, got none")
+
+    def look(self, at: Callable[[str, Tensor], None]) -> None:
+        """Show the first batch's inputs to the layers in training mode to a function of name and input."""
+        assert self.model is not None
+        with self.lent() as loan:
+            loan.train()
+            run_pass(self.model, self.by_name, lambda: [self.first_batch], self.forward, look=at)
+
+    def lent(self) -> contextlib.AbstractContextManager[Loan]:
+        """The model for a while; see `untouched`."""
+        assert self.model is not None
+        return untouched(self.model, (self.loader, self.settings.target_loader))
+
+    def feed(self, loader: Any) -> Iterator[Any]:
+        """The first batches of a loader, moved."""
+        device = self.settings.device
+        if device is None and self.model is not None:
+            first = next(itertools.chain(self.model.parameters(), self.model.buffers()), None)
+            device = None if first is None else first.device
+        for batch, _ in Feed(loader, None, device, None, self.limit):
+            yield batch
+
+    def forward(self, model: nn.Module, batch: Any) -> object:
+        """Run the model on a batch; its outputs."""
+        if self.settings.forward_fn is not None:
+            return self.settings.forward_fn(model, batch)
+        head = batch[0] if isinstance(batch, tuple | list) and batch else batch
+        if isinstance(head, Mapping):
+            return model(**head)
+        if not isinstance(head, Tensor):
+            raise ValueError(
+                "diagnose: loader expected batches that are a tensor, begin with one, or are a mapping of "
+                f"arguments, got {type(batch).__name__}; forward_fn says how to run another kind"
+            )
+        return model(head)
+
+    def _pass(self, mode: Callable[[Loan], None], loader: Any) -> Pass:
+        assert self.model is not None
+        with self.lent() as loan:
+            mode(loan)
+            found = run_pass(self.model, self.by_name, lambda: self.feed(loader), self.forward)
+        if not found.batches and not found.refused:
+            raise ValueError("diagnose: loader expected one batch or more, got none")
+        return found
+
+    def _gaps(self, examined: Pass, layers: Mapping[str, Layer] | None = None) -> dict[str, Gap]:
+        found = {}
+        layers = layers or self.by_name
+        # A frozen layer predicts as it trains, so it has no gap.
+        trains = {call.layer for batch in self.training.batches for call in batch if call.training}
+        for name, series in examined.series.items():
+            layer = layers[name]
+            judged = name in trains and layer.normalizes_batches and not layer.is_fresh()
+            gap = gap_of(layer, series) if judged else None
+            if gap is not None:
+                found[name] = gap
+        return found
+
+    def _step(self, batch: Any) -> tuple[Call, ...]:
+        assert self.model is not None
+        with self.lent() as loan, torch.enable_grad():
+            loan.train()
+            with Observer(self.model, self.by_name).hooked() as observer:
+                if self.settings.step_fn is not None:
+                    self.settings.step_fn(self.model, batch)
+                else:
+                    outputs = list(tensors_in(self.forward(self.model, batch)))
+                    total = sum(o.float().sum() for o in outputs if o.requires_grad)
+                    if isinstance(total, Tensor):
+                        total.backward()  # type: ignore[no-untyped-call]
+                return tuple(observer.calls)
+
+
+def tensors_in(value: object) -> Iterator[Tensor]:
+    """All floating tensors in nested outputs."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from tensors_in(part)
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from tensors_in(part)

@@ -1,0 +1,81 @@
+"""Weights are averaged by a recipe that leaves wrong statistics.
+
+Averaging parameters alone leaves the statistics of the live weights. Torch's ``update_bn`` weighs a batch of
+2 like a batch of 100, averages variances without the spread of means, and takes frozen layers out of their
+freeze. A plain mean of clients' variances misses the distance between their means.
+
+Found by: the recipe, given as ``averaging``; or a model that is an ``AveragedModel`` without its buffers in
+the average, which data confirm or withdraw.
+
+Severity: warn; error for ``update_bn`` with frozen layers.
+
+Fix: average the parameters, then `batchnorm.recalibrate`, which pools by count and leaves frozen layers
+alone.
+
+Mistaken for it: averaged parameters alone, if a recalibration follows (``averaging="recalibrate"``).
+
+Reports: MO-07, VA-05, FR-12, EM-01, EM-03, EM-09, EM-10, EM-11.
+"""
+
+from collections.abc import Iterator
+
+from torch.optim.swa_utils import AveragedModel
+
+from batchnorm.doctor.judge import INFO_RATIO, confirmed, withdrawn
+from batchnorm.doctor.mend import RECALIBRATE, Repair
+from batchnorm.doctor.patient import Patient
+from batchnorm.doctor.rule import consent, found
+from batchnorm.records import Finding
+
+EVIDENCE = "O"
+RANK = 10
+EXPLAINED_BY = ("BN008",)
+
+WORDS = {
+    "parameters": "The average has averaged parameters but the statistics of the live weights.",
+    "buffers": "Averaged buffers are no statistics of the averaged weights, and torch leaves counters at 1.",
+    "update_bn": "update_bn weighs every batch alike and averages variances, without the spread of means.",
+    "clients": "The mean of clients' variances misses the distance between their means.",
+}
+
+
+def check(patient: Patient) -> Iterator[Finding]:
+    """The recipe."""
+    recipe = patient.settings.averaging
+    tracked = [layer for layer in patient.layers if layer.mean is not None]
+    if not tracked:
+        return
+    if recipe in WORDS:
+        # The whole model in prediction mode is not frozen, only handed over so.
+        frozen = [
+            layer.name
+            for layer in tracked
+            if not layer.normalizes_batches
+            or (patient.model is not None and patient.model.training and not layer.training)
+        ]
+        if recipe == "update_bn" and frozen:
+            yield found(
+                "error",
+                frozen[0],
+                f"update_bn resets frozen layers, measures them on new data and leaves them in training mode "
+                f"({len(frozen)} here).",
+                consent(RECALIBRATE),
+                {"frozen": float(len(frozen))},
+            )
+            return
+        yield found("warn", None, WORDS[recipe], consent(RECALIBRATE))
+    elif recipe is None and isinstance(patient.model, AveragedModel) and not patient.model.use_buffers:
+        yield found("warn", None, WORDS["parameters"], consent(RECALIBRATE), suspected=True)
+
+
+def confirm(patient: Patient, finding: Finding) -> Finding:
+    """On the data the statistics must be off somewhere."""
+    worst = max((gap.ratio for gap in patient.gaps.values() if gap.reaches(INFO_RATIO)), default=0.0)
+    if worst:
+        return confirmed(finding, {"gap_ratio": worst})
+    return withdrawn(finding, "on the data the statistics are sound")
+
+
+def mend(repair: Repair, finding: Finding) -> str:
+    """Measure them."""
+    return repair.recalibrate(None)

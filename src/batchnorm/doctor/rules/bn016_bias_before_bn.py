@@ -1,0 +1,62 @@
+"""A bias right before batch norm does nothing.
+
+The layer subtracts the mean, bias included. The bias costs memory and time, its gradient is rounding noise.
+
+Found by: the traced graph: a convolution or linear layer with bias whose only user is a batch norm in
+training mode.
+
+Severity: info.
+
+Fix: make it with ``bias=False``; in a trained network lower ``running_mean`` by the bias, which is exact.
+
+Mistaken for it: a bias before frozen batch norm, which may be the only shift that trains; a convolution
+with another user; a pool or padding in between.
+
+Reports: IN-02.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from batchnorm.doctor.mend import Repair
+from batchnorm.doctor.patient import Patient
+from batchnorm.doctor.rule import consent, found
+from batchnorm.records import Finding
+
+EVIDENCE = "S"
+
+
+def check(patient: Patient) -> Iterator[Finding]:
+    """Every layer's producer."""
+    graph = patient.graph
+    for site in graph.sites if graph is not None else ():
+        layer, producer = patient.by_name[site.layer], graph.producer(site.node) if graph else None
+        module = graph.module(producer) if graph else None
+        if graph is None or producer is None or not layer.training or not layer.normalizes_batches:
+            continue
+        if not isinstance(module, nn.modules.conv._ConvNd | nn.Linear) or module.bias is None:
+            continue
+        if len(producer.users) == 1 and graph.calls(producer) == 1 and graph.calls(site.node) == 1:
+            yield found(
+                "info",
+                site.layer,
+                f"The bias of {producer.target} before it has no effect: batch norm subtracts it with the "
+                "mean.",
+                consent("make it with bias=False; lower running_mean by the bias of a trained one"),
+                {"bias": str(producer.target)},
+            )
+
+
+def mend(repair: Repair, finding: Finding) -> str:
+    """Without the bias, and the mean lowered by it."""
+    name = str(finding.evidence["bias"])
+    module = repair.model.get_submodule(name)
+    bias = module.bias
+    mean = repair.layer(finding.layer)._buffers.get("running_mean")
+    assert isinstance(bias, torch.Tensor)
+    if mean is not None:
+        mean -= bias.detach()
+    module.register_parameter("bias", None)
+    return f"{name} has no bias now; predictions are the same"

@@ -1,0 +1,50 @@
+"""Prediction normalizes a layer's input otherwise than training did, and no cause was found.
+
+Found by: the gap between the output with running statistics and that with the batch's own, over what
+sampling alone explains. In a healthy layer the ratio is 1, whatever the batch size; see docs/doctor.md.
+
+Severity: info from a ratio of 2, warn from 4, error from 8, if the gap is above 0.1 standard deviations.
+
+Fix: measure the statistics on training data.
+
+Mistaken for it: data that are not the training data; another batch size than in training, which raises
+the ratio to 1.5; a handful of values per channel.
+
+Reports: TE-01, TE-02, TE-08, FR-07, EM-11; trap VA-02.
+"""
+
+from collections.abc import Iterator
+
+from batchnorm.doctor.judge import ERROR_RATIO, INFO_RATIO, WARN_RATIO
+from batchnorm.doctor.mend import RECALIBRATE, Repair
+from batchnorm.doctor.patient import Patient
+from batchnorm.doctor.rule import consent, found
+from batchnorm.records import Finding
+
+EVIDENCE = "T"
+RANK = 13
+EXPLAINED_BY = (
+    *("BN001", "BN002", "BN003", "BN005", "BN007", "BN008", "BN011", "BN012", "BN013", "BN021", "BN026"),
+    *("BN033", "BN034", "BN037", "BN038"),
+)
+
+
+def check(patient: Patient) -> Iterator[Finding]:
+    """Every layer's ratio."""
+    for name, gap in patient.gaps.items():
+        if gap.reaches(INFO_RATIO):
+            severity = "error" if gap.reaches(ERROR_RATIO) else "warn" if gap.reaches(WARN_RATIO) else "info"
+            yield found(
+                severity,
+                name,
+                f"Prediction differs from training by {gap.size:.2g} standard deviations, {gap.ratio:.2g} "
+                "times what sampling explains: the running statistics are not those of this data and these "
+                "weights.",
+                consent(RECALIBRATE),
+                {"gap_ratio": gap.ratio, "gap": gap.size, "worst_channel": gap.worst},
+            )
+
+
+def mend(repair: Repair, finding: Finding) -> str:
+    """Measure them."""
+    return repair.recalibrate(finding.layer)

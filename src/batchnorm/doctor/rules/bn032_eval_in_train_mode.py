@@ -1,0 +1,159 @@
+"""Evaluation normalizes with the batch: a sample's score depends on its neighbours.
+
+Accuracy then changes with the test batch size and its order, and evaluation may even move the running
+statistics of the model it measures.
+
+Found by: scoring a batch as it is, reversed, and its first sample alone, by ``predict_fn`` or after
+``eval()``; outputs must agree within 1e-5. And by comparing statistics before and after ``evaluate_fn``.
+
+Severity: error.
+
+Fix: call ``model.eval()`` before evaluation and ``model.train()`` after it.
+
+Mistaken for it: Dropout left on, which differs even for the same batch (then nothing is said); few-shot
+methods and generators that use the batch on purpose: ignore BN032 there.
+
+Reports: TE-04, TE-05, TE-06, TE-11, TE-12, TE-14, SH-02, B1-04, AP-16; traps AP-02, AP-09.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from batchnorm.doctor.observe import Observer
+from batchnorm.doctor.patient import Patient, tensors_in
+from batchnorm.doctor.rule import found, safe
+from batchnorm.records import Finding
+
+EVIDENCE = "F"
+RANK = 0
+EXPLAINED_BY = ("BN014", "BN019")
+
+TOLERANCE = 1e-5  # of the outputs' largest value, for float32
+EVAL = safe("model.eval() before evaluation, model.train() after it")
+
+
+def check(patient: Patient) -> Iterator[Finding]:
+    """Company, then statistics."""
+    yield from _company(patient)
+    yield from _moved(patient)
+
+
+def _company(patient: Patient) -> Iterator[Finding]:
+    batch = patient.first_batch
+    rows = _rows(batch)
+    if rows < 2 or not _uses_batch(patient, batch):
+        return
+    orders = {
+        "again": list(range(rows)),
+        "reversed": list(range(rows))[::-1],
+        "alone": [0],
+    }
+    outputs = {"first": _predict(patient, batch, seed=0)}
+    if outputs["first"] is None:
+        message = (
+            "Evaluation scores one sample in training mode, which normalizes with the batch: it has none."
+        )
+        yield found("error", None, message, EVAL)
+        return
+    if len(outputs["first"]) != rows:
+        return
+    for name, order in orders.items():
+        # Another seed for the same batch: noise of its own then shows.
+        outputs[name] = _predict(patient, _select(batch, rows, order), seed=int(name == "again"))
+    first = outputs["first"]
+    assert first is not None
+    scale = float(first.abs().max()) or 1.0
+    again = outputs["again"]
+    if again is None or _apart(again, first) > TOLERANCE * scale:
+        return  # it is not even the same twice: Dropout, or noise of its own
+    apart = {
+        name: _apart(other, first[orders[name]]) / scale
+        for name in ("reversed", "alone")
+        if (other := outputs[name]) is not None and len(other) == len(orders[name])
+    }
+    if outputs["alone"] is None:
+        message = "One sample alone cannot be scored: evaluation normalizes with the batch."
+    elif max(apart.values(), default=0.0) > TOLERANCE:
+        message = (
+            f"A sample's score changes by up to {max(apart.values()):.2g} of the largest score with the "
+            "samples beside it: evaluation normalizes with the batch."
+        )
+    else:
+        return
+    yield found("error", None, message, EVAL, {f"changed_{name}": value for name, value in apart.items()})
+
+
+def _moved(patient: Patient) -> Iterator[Finding]:
+    evaluate = patient.settings.evaluate_fn
+    if evaluate is None or patient.model is None:
+        return
+    with patient.lent() as loan:
+        loan.as_found()
+        before = {name: buffer.clone() for name, buffer in patient.model.named_buffers()}
+        evaluate(patient.model)
+        moved = [
+            name
+            for name, buffer in patient.model.named_buffers()
+            if name.endswith("running_mean") and not torch.equal(buffer, before[name])
+        ]
+    for name in moved:
+        yield found(
+            "error",
+            name.rpartition(".")[0],
+            "Evaluation moved the running mean: the layer was in training mode and has taken in test data.",
+            EVAL,
+        )
+
+
+def _uses_batch(patient: Patient, batch: Any) -> bool:
+    """Whether a batch norm normalizes with the batch; a model may mix samples in other ways too."""
+    assert patient.model is not None
+    with Observer(patient.model, patient.by_name).hooked() as observer:
+        _predict(patient, batch, seed=0)
+    layers = [patient.by_name[call.layer] for call in observer.calls]
+    modes = [call.training for call in observer.calls]
+    return bool(observer.strangers) or any(
+        mode or layer.mean is None or layer.kind == "foreign"
+        for layer, mode in zip(layers, modes, strict=True)
+    )
+
+
+def _predict(patient: Patient, batch: Any, seed: int) -> Tensor | None:
+    assert patient.model is not None
+    predict: Callable[..., object] | None = patient.settings.predict_fn
+    with patient.lent() as loan:
+        if predict is None:
+            loan.predict()
+            predict = patient.forward
+        else:
+            loan.as_found()
+        torch.manual_seed(seed)
+        try:
+            return next(tensors_in(predict(patient.model, batch)), torch.empty(0)).double().clone()
+        except (ValueError, RuntimeError) as error:
+            # Torch's words for one sample in a layer that needs two; a model may refuse it for other reasons.
+            return None if "per channel" in str(error) else torch.empty(0)
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    return float((one - other).abs().max()) if one.shape == other.shape else float("inf")
+
+
+def _rows(batch: Any) -> int:
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.dim() else 0
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()
+    return next((n for part in parts if (n := _rows(part))), 0)
+
+
+def _select(batch: Any, rows: int, order: list[int]) -> Any:
+    if isinstance(batch, Tensor):
+        return batch[order] if batch.dim() and len(batch) == rows else batch
+    if isinstance(batch, Mapping):
+        return {key: _select(value, rows, order) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        return type(batch)(_select(value, rows, order) for value in batch)
+    return batch

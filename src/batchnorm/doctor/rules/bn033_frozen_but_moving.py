@@ -1,0 +1,66 @@
+"""A layer meant to be frozen still normalizes with the batch and moves its statistics.
+
+``requires_grad=False`` freezes weight and bias only. ``eval()`` freezes the statistics until the next
+``model.train()``. The predictions of the "frozen" part drift with the new data.
+
+Found by: weight and bias need no gradient, or the layer is in a module named in ``frozen``, while the
+layer is in training mode with running statistics.
+
+Severity: warn; error if that holds for every layer, the whole backbone.
+
+Fix: put the layer into prediction mode after every ``train()``, or convert it to a layer with fixed
+statistics, which survives ``train()``.
+
+Mistaken for it: libraries that train batch norm in a frozen body on purpose, where weight and bias need
+gradients; adaptation of statistics alone.
+
+Reports: MO-03, FR-01, FR-02, FR-04, FR-07, FR-08, CK-09, SY-10; trap FR-09.
+"""
+
+from collections.abc import Iterator
+
+from batchnorm.doctor.layer import Layer
+from batchnorm.doctor.mend import Repair
+from batchnorm.doctor.patient import Patient
+from batchnorm.doctor.rule import consent, found
+from batchnorm.records import Finding
+
+EVIDENCE = "S"
+RANK = 8
+
+
+def check(patient: Patient) -> Iterator[Finding]:
+    """Who is called frozen, and its mode."""
+    tracked = [layer for layer in patient.layers if layer.normalizes_batches and layer.tracks]
+    moving = [layer for layer in tracked if layer.training and (named(patient, layer) or without_grad(layer))]
+    whole = len(moving) > 1 and len(moving) == len(tracked)
+    for layer in moving:
+        why = "is named as frozen" if named(patient, layer) else "has a frozen weight and bias"
+        yield found(
+            "error" if whole else "warn",
+            layer.name,
+            f"The layer {why} but is in training mode: it normalizes with the batch and every forward moves "
+            "its running statistics.",
+            consent("layer.eval() after every model.train(); requires_grad=False does not freeze statistics"),
+            {"momentum": "none" if layer.momentum is None else layer.momentum},
+        )
+
+
+def mend(repair: Repair, finding: Finding) -> str:
+    """Into prediction mode; train() must not undo it, which is the training loop's to see to."""
+    repair.layer(finding.layer).eval()
+    return "in prediction mode now; call eval() on it again after each train()"
+
+
+def named(patient: Patient, layer: Layer) -> bool:
+    """Whether the user calls the layer frozen."""
+    return any(
+        layer.name == frozen or layer.name.startswith(f"{frozen}.") for frozen in patient.settings.frozen
+    )
+
+
+def without_grad(layer: Layer) -> bool:
+    """Whether weight and bias exist and need no gradient."""
+    assert layer.module is not None
+    parameters = list(layer.module.parameters(recurse=False))
+    return bool(parameters) and not any(p.requires_grad for p in parameters)

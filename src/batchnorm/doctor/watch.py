@@ -1,0 +1,156 @@
+"""The doctor beside a training loop that is running: it looks now and then, and says each fault once."""
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+import torch
+from torch import nn
+
+from batchnorm.doctor.diagnose import examine
+from batchnorm.doctor.layer import layers_of_model
+from batchnorm.doctor.observe import Call, Observer
+from batchnorm.doctor.passes import ENOUGH, Pass
+from batchnorm.doctor.patient import Patient, UnavailableError
+from batchnorm.doctor.rule import chosen_rules
+from batchnorm.doctor.settings import Settings
+from batchnorm.records import Finding
+
+__all__ = ["BatchNormWarning", "Watch"]
+
+
+class BatchNormWarning(UserWarning):
+    """A fault of batch normalization in a training that is running."""
+
+
+class Watch:
+    """Look at eight training forwards in a row, every so often, with the doctor's rules.
+
+    Nothing is computed twice and no further forward is made, so rules that need one (BN021, BN028 to
+    BN030, BN032, BN040) are left to `diagnose`. Between the looks one hook counts forwards. Forwards in
+    prediction mode are not looked at.
+
+    Args:
+        model: What is trained.
+        every: Training forwards from one look to the next; the first comes after as many. A look makes
+            its eight forwards slower by a quarter or so.
+        optimizer: Of the training; with it the updates in each step are counted (BN035, BN037, BN038).
+        rules: Codes to check; None for all.
+        ignore: Codes not to check.
+        on_finding: Called once for each new fault; None for a `BatchNormWarning` if it is an error or a
+            warning.
+        settings: The fields of `Settings`.
+
+    Attributes:
+        findings: All faults so far, each code once for a layer.
+
+    Raises:
+        ValueError: If ``every`` is below 8 or an argument is unknown.
+
+    Example:
+        >>> model = nn.Sequential(nn.BatchNorm1d(2, momentum=0.0), nn.Linear(2, 1))
+        >>> with Watch(model, every=8, on_finding=lambda finding: print(finding.code)):
+        ...     for _ in range(16):
+        ...         loss = model(torch.randn(32, 2) + 5).sum()
+        BN012
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        every: int = 500,
+        optimizer: torch.optim.Optimizer | None = None,
+        rules: Iterable[str] | None = None,
+        ignore: Iterable[str] = (),
+        on_finding: Callable[[Finding], object] | None = None,
+        **settings: Any,
+    ) -> None:
+        if every < ENOUGH:
+            raise ValueError(f"Watch: every expected {ENOUGH} or more forwards, got {every}")
+        self.model, self.every, self.optimizer = model, every, optimizer
+        self.findings: tuple[Finding, ...] = ()
+        self._rules = chosen_rules(rules, ignore)
+        self._settings = Settings(optimizer=optimizer, **settings)
+        self._on_finding = _warn if on_finding is None else on_finding
+        self._open = contextlib.ExitStack()
+        self._looking = contextlib.ExitStack()
+        self._observer: Observer | None = None
+        self._batches: list[tuple[Call, ...]] = []
+        self._step: list[Call] = []
+        self._whole_step: tuple[Call, ...] = ()
+        self._forwards = 0
+
+    def __enter__(self) -> Self:
+        """Begin to count."""
+        self._open.callback(self.model.register_forward_pre_hook(self._before, prepend=True).remove)
+        self._open.callback(self.model.register_forward_hook(self._after).remove)
+        if self.optimizer is not None:
+            self._open.callback(self.optimizer.register_step_post_hook(self._stepped).remove)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave no trace."""
+        self._stop()
+        self._open.close()
+
+    def _before(self, module: nn.Module, args: Any) -> None:
+        if not module.training:
+            return
+        self._forwards += 1
+        if self._observer is None and self._forwards % self.every == 0:
+            layers = {layer.name: layer for layer in layers_of_model(self.model)}
+            self._observer = self._looking.enter_context(Observer(self.model, layers).hooked())
+            self._batches, self._step, self._whole_step = [], [], ()
+
+    def _after(self, module: nn.Module, args: Any, output: object) -> None:
+        if self._observer is None or not module.training:
+            return
+        calls = self._observer.calls
+        self._batches.append(tuple(call for call in calls if not call.backward))
+        self._step += calls
+        self._observer.calls = []
+        if len(self._batches) >= ENOUGH:
+            self._judge()
+
+    def _stepped(self, *_: Any) -> None:
+        if self._observer is not None:
+            self._whole_step = (*self._step, *self._observer.calls)  # with what the backward called
+            self._observer.calls, self._step = [], []
+            self._observer.forwards = 0
+
+    def _judge(self) -> None:
+        assert self._observer is not None
+        strangers, batches, step = tuple(self._observer.strangers), tuple(self._batches), self._whole_step
+        self._stop()
+        patient = Patient(self.model, None, _NoMore(), self._settings)
+        # What was seen stands in place of what a diagnosis would measure.
+        vars(patient).update(training=Pass(batches, strangers, {}), step=step, graph=None)
+        known = {(finding.code, finding.layer) for finding in self.findings}
+        found, _, _ = examine(patient, self._rules)
+        new = [finding for finding in found if (finding.code, finding.layer) not in known]
+        self.findings += tuple(new)
+        for finding in new:
+            self._on_finding(finding)
+
+    def _stop(self) -> None:
+        self._looking.close()
+        self._observer = None
+
+
+class _NoMore:
+    """In place of a loader: a training that is watched is asked for nothing."""
+
+    def __iter__(self) -> Iterator[NoReturn]:
+        raise UnavailableError("needs forwards that a watched training does not make")
+
+
+def _warn(finding: Finding) -> None:
+    if finding.severity != "info":
+        where = "" if finding.layer is None else f" in {finding.layer or 'the layer'}"
+        text = f"{finding.code} {finding.name}{where}: {finding.message} Fix: {finding.fix.text}."
+        warnings.warn(text, BatchNormWarning, stacklevel=2)

@@ -1,0 +1,64 @@
+import torch
+from torch import nn
+
+from batchnorm.doctor import diagnose
+from tests.doctor.networks import batches, trained
+from tests.doctor.rules.mending import mend
+
+
+def reset(model):
+    model[1].reset_running_stats()
+    return model
+
+
+def test_fires_on_a_layer_whose_weight_moved(whole):
+    layer = nn.BatchNorm1d(3)
+    nn.init.constant_(layer.weight, 1.1)
+    report = diagnose(nn.Sequential(layer, nn.Linear(3, 1)))
+    assert report.codes == ("BN001",)
+    whole(report)
+
+
+def test_fires_and_is_confirmed_by_data(whole):
+    report = diagnose(reset(trained()), batches())
+    assert report.codes == ("BN001",)
+    assert report.findings[0].state == "confirmed"
+    whole(report)
+
+
+def test_fires_on_a_checkpoint_alone(whole):
+    whole(diagnose(reset(trained()).state_dict()))
+
+
+def test_is_silent_on_a_fresh_layer():
+    assert diagnose(nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1))).findings == ()
+
+
+def test_is_silent_on_a_weight_drawn_around_one():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm1d(16), nn.Linear(16, 1))
+    nn.init.normal_(model[0].weight, 1.0, 0.02)
+    assert diagnose(model).findings == ()
+
+
+def test_is_silent_where_the_counter_alone_is_lost():
+    model = trained()
+    for buffer in (model[1].num_batches_tracked, model[4].num_batches_tracked):
+        buffer.zero_()
+    assert "BN001" not in diagnose(model).codes
+
+
+def test_is_withdrawn_where_the_initial_values_are_right():
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1))
+    nn.init.constant_(model[0].weight, 1.1)
+    data = [torch.randn(64, 3, generator=torch.Generator().manual_seed(n)) for n in range(20)]
+    report = diagnose(model, data)
+    assert report.findings == ()
+    assert [(f.code, f.state) for f in report.withdrawn] == [("BN001", "withdrawn")]
+
+
+def test_mending_measures_the_layer():
+    model = reset(trained())
+    (done,) = mend(model, diagnose(model, batches()), "BN001", batches())
+    assert done.startswith("recalibrated 1 layers from 640 samples")
+    assert diagnose(model, batches()).findings == ()

@@ -1,0 +1,47 @@
+import torch
+from torch import nn
+
+from batchnorm.doctor import diagnose
+from tests.doctor.networks import batches, trained
+from tests.doctor.rules.mending import mend
+
+
+def outlier(scale=100.0, whole=False):
+    model = trained()
+    x = batches()[0][0].clone()
+    x[slice(None) if whole else 0] *= scale
+    with torch.no_grad():
+        model(x)
+    return model
+
+
+def test_fires_on_one_wild_image(whole):
+    report = diagnose(outlier(), batches())
+    assert report.codes == ("BN003",)
+    whole(report)
+
+
+def test_fires_on_a_wild_batch(whole):
+    report = diagnose(outlier(1000.0, whole=True), batches())
+    assert report.codes == ("BN003",)
+    whole(report)
+
+
+def test_fires_as_a_hint_without_data(whole):
+    layer = nn.BatchNorm1d(5)
+    layer.running_var[2] = 1e5
+    whole(diagnose(layer.state_dict(), rules=["BN003"]))
+
+
+def test_is_silent_on_a_healthy_network():
+    assert diagnose(trained(), batches()).findings == ()
+
+
+def test_is_silent_without_data_on_a_batch_that_was_scaled():
+    assert "BN003" not in diagnose(outlier(1000.0, whole=True)).codes  # nothing in the layer tells
+
+
+def test_mending_forgets_the_outlier():
+    model = outlier()
+    mend(model, diagnose(model, batches()), "BN003", batches())
+    assert diagnose(model, batches()).findings == ()

@@ -1,0 +1,57 @@
+import pytest
+import torch
+from torch.optim.swa_utils import AveragedModel
+
+from batchnorm import recalibrate
+from batchnorm.doctor import diagnose
+from tests.doctor.networks import batches, trained
+
+
+def averaged():
+    """An average of moving weights, with the statistics of the last ones."""
+    live = trained()
+    model = AveragedModel(live)
+    with torch.no_grad():
+        for number in range(3):
+            for parameter in live.parameters():
+                parameter += 0.3 * torch.randn(
+                    parameter.shape, generator=torch.Generator().manual_seed(number)
+                )
+            model.update_parameters(live)
+    return model
+
+
+def test_fires_on_an_average_without_its_buffers(whole):
+    report = diagnose(averaged(), rules=["BN009"])
+    assert (report.codes, report.findings[0].state) == (("BN009",), "suspected")
+    whole(report)
+
+
+def test_fires_and_is_confirmed_or_explained_by_data(whole):
+    report = diagnose(averaged(), batches(), rules=["BN009"])
+    assert (report.codes, report.findings[0].state) == (("BN009",), "confirmed")
+    whole(report)
+
+
+@pytest.mark.parametrize("recipe", ["parameters", "buffers", "update_bn", "clients"])
+def test_fires_on_the_recipe(recipe, whole):
+    whole(diagnose(trained(), averaging=recipe))
+
+
+def test_fires_as_an_error_on_update_bn_with_a_frozen_layer(whole):
+    model = trained()
+    model[4].eval()
+    report = diagnose(model, averaging="update_bn")
+    assert (report.codes, report.severity) == (("BN009",), "error")
+    whole(report)
+
+
+def test_is_silent_on_an_average_that_was_recalibrated():
+    model = averaged()
+    recalibrate(model, batches())
+    assert diagnose(model, batches()).findings == ()
+    assert diagnose(trained(), averaging="recalibrate").findings == ()
+
+
+def test_is_silent_without_batch_norm():
+    assert diagnose(torch.nn.Linear(2, 2), averaging="parameters").findings == ()

@@ -1,0 +1,31 @@
+import pytest
+from torch import nn
+
+from batchnorm.doctor import diagnose
+from tests.doctor.networks import batches, fresh, train
+from tests.doctor.rules.mending import mend
+
+
+def untracked():
+    return train(fresh(track_running_stats=False), batches(), 1)
+
+
+@pytest.mark.parametrize(("goal", "severity"), [(None, "warn"), ("export", "error")])
+def test_fires_on_a_layer_without(goal, severity, whole):
+    report = diagnose(untracked().eval(), batches(), goal=goal)
+    assert (report.codes, report.severity) == (("BN014",), severity)
+    whole(report)
+
+
+def test_is_silent_on_instance_norm():
+    assert diagnose(nn.Sequential(nn.InstanceNorm2d(3, track_running_stats=True), nn.ReLU())).findings == ()
+
+
+def test_is_silent_on_a_layer_with_statistics():
+    assert diagnose(fresh()).findings == ()
+
+
+def test_mending_gives_it_statistics():
+    model = untracked()
+    mend(model, diagnose(model), "BN014", batches())
+    assert diagnose(model, batches()).findings == ()

@@ -1,0 +1,41 @@
+import torch
+from torch import nn
+
+from batchnorm.doctor import diagnose
+from tests.doctor.networks import fresh, trained
+from tests.doctor.rules.mending import mend
+
+
+def drawn(mean, std):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm1d(64), nn.Linear(64, 1))
+    nn.init.normal_(model[0].weight, mean, std)
+    return model
+
+
+def test_fires_on_a_weight_drawn_around_zero(whole):
+    report = diagnose(drawn(0.0, 0.02), rules=["BN017"])
+    assert report.codes == ("BN017",)
+    whole(report)
+
+
+def test_fires_on_a_trained_layer_with_weight_zero(whole):
+    model = trained()
+    nn.init.zeros_(model[4].weight)
+    whole(diagnose(model))
+
+
+def test_is_silent_on_zero_at_the_start():
+    model = fresh()
+    nn.init.zeros_(model[7].weight)  # as the last of a residual branch
+    assert "BN017" not in diagnose(model).codes
+
+
+def test_is_silent_on_a_weight_drawn_around_one():
+    assert "BN017" not in diagnose(drawn(1.0, 0.02)).codes
+
+
+def test_mending_starts_from_one():
+    model = drawn(0.0, 0.02)
+    mend(model, diagnose(model), "BN017")
+    assert torch.equal(model[0].weight, torch.ones(64))

@@ -1,0 +1,33 @@
+import torch
+from torch import nn
+
+from batchnorm.doctor import diagnose
+from tests.doctor.networks import rows
+
+
+class Twice(nn.Module):
+    """One layer for two inputs."""
+
+    def __init__(self, shift, growth=1.0):
+        super().__init__()
+        self.norm, self.out, self.shift, self.growth = nn.BatchNorm1d(4), nn.Linear(4, 1), shift, growth
+
+    def forward(self, x):
+        first, second = x.chunk(2)
+        return self.out(torch.cat([self.norm(first), self.norm(second * self.growth + self.shift)]))
+
+
+def test_fires_on_means_apart(whole):
+    report = diagnose(Twice(10.0), rows())
+    assert report.codes == ("BN020",)
+    whole(report)
+
+
+def test_fires_on_variances_apart(whole):
+    report = diagnose(Twice(0.0, growth=3.0), rows(64))
+    assert report.codes == ("BN020",)
+    whole(report)
+
+
+def test_is_silent_on_twin_branches():
+    assert diagnose(Twice(0.0), rows(128)).findings == ()

@@ -1,0 +1,13 @@
+from torch import nn
+
+from batchnorm.doctor import diagnose
+
+
+def test_fires_on_a_last_layer(whole):
+    report = diagnose(nn.Sequential(nn.Linear(3, 3, bias=False), nn.BatchNorm1d(3)))
+    assert [(f.code, f.severity) for f in report.findings] == [("BN022", "info")]
+    whole(report)
+
+
+def test_is_silent_before_a_last_layer():
+    assert diagnose(nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 3))).findings == ()

@@ -1,0 +1,85 @@
+import pytest
+import torch
+from torch import nn
+
+from batchnorm.doctor import diagnose
+
+
+class Maximum(nn.BatchNorm2d):
+    """max(var, eps) under the root."""
+
+    def forward(self, x):
+        shape = (1, -1, 1, 1)
+        scale = self.weight / self.running_var.clamp_min(self.eps).sqrt()
+        return (x - self.running_mean.view(shape)) * scale.view(shape) + self.bias.view(shape)
+
+
+class Outside(Maximum):
+    """eps outside the root."""
+
+    def forward(self, x):
+        shape = (1, -1, 1, 1)
+        scale = self.weight / (self.running_var.sqrt() + self.eps)
+        return (x - self.running_mean.view(shape)) * scale.view(shape) + self.bias.view(shape)
+
+
+class Activated(nn.BatchNorm2d):
+    """With a leaky ReLU of its own."""
+
+    def forward(self, x):
+        return nn.functional.leaky_relu(super().forward(x), 0.01)
+
+
+class Absolute(nn.BatchNorm2d):
+    """Uses the size of the weight."""
+
+    def forward(self, x):
+        return nn.functional.batch_norm(
+            x, self.running_mean, self.running_var, self.weight.abs(), self.bias, self.training
+        )
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (Maximum, "the larger of var and eps"),
+        (Outside, "eps outside the root"),
+        (Activated, "an activation: negative outputs are multiplied by 0.01"),
+        (Absolute, "the size of the weight"),
+    ],
+)
+def test_fires_on(layer, words, whole):
+    report = diagnose(nn.Sequential(layer(3), nn.ReLU()))
+    assert report.codes == ("BN023",)
+    assert words in report.findings[0].message
+    whole(report)
+
+
+def test_fires_as_an_error_where_it_would_be_folded(whole):
+    whole(diagnose(nn.Sequential(Activated(3), nn.ReLU()).eval(), goal="fold", rules=["BN023"]))
+
+
+def test_is_silent_on_a_subclass_that_only_shows_itself_otherwise():
+    class Named(nn.BatchNorm2d):
+        def extra_repr(self):
+            return "mine"
+
+    class Same(nn.BatchNorm2d):
+        def forward(self, x):
+            return super().forward(x)
+
+    assert diagnose(nn.Sequential(Named(3), Same(3), nn.ReLU())).findings == ()
+
+
+def test_is_silent_on_fixed_layers_of_other_libraries():
+    class FrozenBatchNorm2d(nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+            for key, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
+                self.register_buffer(key, torch.full((channels,), value))
+
+        def forward(self, x):
+            scale = self.weight * self.running_var.rsqrt()
+            return x * scale.view(1, -1, 1, 1) + (self.bias - self.running_mean * scale).view(1, -1, 1, 1)
+
+    assert diagnose(nn.Sequential(FrozenBatchNorm2d(3), nn.ReLU())).findings == ()

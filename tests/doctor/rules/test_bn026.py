@@ -1,0 +1,24 @@
+import pytest
+
+from batchnorm.doctor import diagnose
+from tests.doctor.networks import batches, by_class, fresh, train, trained
+
+
+def test_fires_on_one_class_a_batch(whole):
+    report = diagnose(train(fresh(), by_class(), 3), by_class())
+    assert report.codes == ("BN026",)
+    assert report.findings[0].severity == "error"
+    whole(report)
+
+
+@pytest.mark.parametrize("size", [2, 8, 64])
+def test_is_silent_on_shuffled_data(size):
+    data = batches(size, 1280 // size)
+    report = diagnose(train(fresh(), data, 2), data)
+    assert "BN026" not in report.codes
+
+
+def test_is_silent_with_too_few_batches_to_tell():
+    report = diagnose(trained(), by_class()[:4])
+    assert report.findings == ()
+    assert report.skipped["BN026"] == "needs 8 batches or more, got 4"

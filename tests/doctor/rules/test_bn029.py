@@ -1,0 +1,51 @@
+import torch
+from torch import nn
+
+from batchnorm.doctor import diagnose
+
+
+def sequences(count=64, length=20, width=20):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(count, length, width, generator=generator) for _ in range(8)]
+
+
+class Recurrent(nn.Module):
+    """(N, L, C) of an LSTM, given to batch norm as it is or turned."""
+
+    def __init__(self, turned, hidden=20):
+        super().__init__()
+        torch.manual_seed(0)
+        self.lstm, self.norm = nn.LSTM(20, hidden, batch_first=True), nn.BatchNorm1d(20)
+        self.turned = turned
+
+    def forward(self, x):
+        y, _ = self.lstm(x)
+        return (self.norm(y.transpose(1, 2)).transpose(1, 2) if self.turned else self.norm(y)).tanh()
+
+
+def test_fires_on_an_lstm(whole):
+    report = diagnose(Recurrent(False), sequences())
+    assert (report.codes, report.severity) == (("BN029",), "error")
+    whole(report)
+
+
+def test_fires_as_a_warning_where_sizes_differ(whole):
+    report = diagnose(Recurrent(False, hidden=12), sequences())
+    assert (report.codes, report.severity) == (("BN029",), "warn")
+    whole(report)
+
+
+def test_fires_behind_a_linear_layer_of_the_same_size(whole):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 20, bias=False), nn.BatchNorm1d(20), nn.Tanh())
+    whole(diagnose(model, sequences(), rules=["BN029"]))
+
+
+def test_is_silent_on_a_convolution():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(20, 20, 1, bias=False), nn.BatchNorm1d(20), nn.Tanh())
+    assert diagnose(model, sequences()).findings == ()
+
+
+def test_is_silent_where_it_is_turned():
+    assert "BN029" not in diagnose(Recurrent(True), sequences()).codes

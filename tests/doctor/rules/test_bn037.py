@@ -1,0 +1,72 @@
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from batchnorm import BatchNorm2d
+from batchnorm.doctor import diagnose
+from tests.doctor.networks import batches, fresh, train, trained
+from tests.doctor.rules.mending import mend
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, reentrant):
+        super().__init__()
+        self.body, self.reentrant = trained(), reentrant
+
+    def forward(self, x):
+        return checkpoint(self.body, x.requires_grad_(), use_reentrant=self.reentrant)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_fires_on_activation_checkpointing(reentrant, whole):
+    report = diagnose(Checkpointed(reentrant), batches())
+    assert report.codes == ("BN037",)
+    assert report.findings[0].evidence == {"updates": 2.0, "recomputed": 1.0}
+    whole(report)
+
+
+def two_forwards(model, batch):
+    loss = nn.functional.cross_entropy(model(batch[0]), batch[1])
+    loss.backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(parameter.grad, alpha=0.05)
+    nn.functional.cross_entropy(model(batch[0]), batch[1]).backward()
+
+
+def test_fires_on_a_two_step_optimizer(whole):
+    report = diagnose(trained(), batches(), step_fn=two_forwards)
+    assert report.codes == ("BN037",)
+    whole(report)
+
+
+def test_is_silent_on_one_pass_a_step():
+    assert diagnose(trained(), batches()).findings == ()
+
+
+def test_is_silent_on_our_layers_which_skip_recomputation():
+    model = Checkpointed(False)
+    model.body = train(fresh(BatchNorm2d), batches(), 3)
+    assert diagnose(model, batches()).findings == ()
+
+
+def test_is_silent_on_gradient_accumulation():
+    assert diagnose(trained(), batches(), step_fn=two_forwards, accumulation=2).findings == ()
+
+
+def test_is_silent_where_the_recomputed_layer_is_frozen():
+    model = Checkpointed(False)
+    for norm in (model.body[1], model.body[4], model.body[7]):
+        norm.eval()
+    assert diagnose(model, batches()).findings == ()
+
+
+def test_the_mended_momentum_makes_two_updates_count_as_one():
+    model = Checkpointed(False)
+    once = trained()
+    mend(model, diagnose(model, batches()), "BN037")
+    x, y = batches()[0]
+    nn.functional.cross_entropy(model(x), y).backward()
+    once(x)
+    assert torch.allclose(model.body[1].running_mean, once[1].running_mean, atol=1e-6)

@@ -1,0 +1,39 @@
+import torch
+from torch import nn
+
+from batchnorm.doctor import diagnose
+from tests.doctor.networks import rows, trained
+
+
+def folded(model, **options):
+    return diagnose(model.eval(), goal="fold", rules=["BN047"], **options)
+
+
+def test_fires_on_a_large_gain(whole):
+    model = trained()
+    model[4].running_var[3] = 1e-9
+    report = folded(model)
+    assert report.codes == ("BN047",)
+    whole(report)
+
+
+def test_fires_on_low_precision(whole):
+    whole(folded(trained().bfloat16()))
+
+
+def test_fires_on_a_linear_layer_and_another_axis(whole):
+    model = nn.Sequential(nn.Linear(5, 5, bias=False), nn.BatchNorm1d(5), nn.ReLU())
+    data = [torch.randn(4, 5, 5) for _ in range(8)]
+    report = folded(model, loader=data)
+    assert (report.codes, report.severity) == (("BN047",), "error")
+    whole(report)
+
+
+def test_is_silent_on_float32_and_on_rows():
+    assert folded(trained()).findings == ()
+    model = nn.Sequential(nn.Linear(4, 5, bias=False), nn.BatchNorm1d(5), nn.ReLU())
+    assert folded(model, loader=rows()).findings == ()
+
+
+def test_is_silent_if_nobody_folds():
+    assert "BN047" not in diagnose(trained().eval().bfloat16()).codes

@@ -1,0 +1,74 @@
+import pytest
+import torch
+from torch import nn
+
+from batchnorm.doctor import diagnose
+from tests.doctor.networks import batches, fresh, trained
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
+]
+
+X = batches(4, 1)[0][0]
+
+
+def onnx_model(training):
+    onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    names = ["x", "scale", "bias", "mean", "var"]
+    outputs = ["y", "new_mean", "new_var"] if training else ["y"]
+    node = helper.make_node(
+        "BatchNormalization", names, outputs, name="norm", epsilon=1e-3, training_mode=int(training)
+    )
+    inputs = [helper.make_tensor_value_info(name, kind, None) for name in names]
+    values = [helper.make_tensor_value_info(name, kind, None) for name in outputs]
+    return helper.make_model(helper.make_graph([node], "g", inputs, values))
+
+
+def test_fires_on_a_trace_in_training_mode(whole):
+    traced = torch.jit.trace(trained(), X, check_trace=False).eval()
+    report = diagnose(traced)
+    assert report.codes == ("BN048",)
+    assert [finding.layer for finding in report.findings] == ["1", "4", "7"]
+    whole(report)
+
+
+def test_fires_on_a_program_in_training_mode(whole):
+    report = diagnose(torch.export.export(trained(), (X,)))
+    assert report.codes == ("BN048",)
+    assert [finding.layer for finding in report.findings] == ["1", "4", "7"]
+    whole(report)
+
+
+def test_fires_on_an_onnx_graph_in_training_mode(whole):
+    report = diagnose(onnx_model(training=True))
+    assert report.codes == ("BN048",)
+    whole(report)
+
+
+def test_fires_on_another_eps(whole):
+    report = diagnose(onnx_model(training=False), source_eps=1e-5)
+    assert report.codes == ("BN048",)
+    whole(report)
+
+
+def test_fires_without_statistics(whole):
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, track_running_stats=False)).eval()
+    whole(diagnose(torch.jit.trace(model, X)))
+
+
+def test_fires_before_an_export(whole):
+    whole(diagnose(trained(), goal="export", rules=["BN048"]))
+
+
+def test_is_silent_on_programs_in_prediction_mode():
+    model = trained().eval()
+    assert diagnose(torch.jit.trace(model, X)).findings == ()
+    assert diagnose(torch.export.export(model, (X,))).findings == ()
+    assert diagnose(onnx_model(training=False), source_eps=1e-3).findings == ()
+
+
+def test_is_silent_on_a_script_that_reads_its_mode():
+    script = torch.jit.script(fresh())
+    assert "BN048" not in diagnose(script).codes

@@ -1,0 +1,26 @@
+import pytest
+import torch
+from torch import nn
+
+from batchnorm.doctor import diagnose
+
+
+def layer(mean=0.0, var=1.0):
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.ReLU())
+    model[0].running_mean[1], model[0].running_var[1] = mean, var
+    return model
+
+
+@pytest.mark.parametrize(("mean", "var"), [(0.0, 1e5), (0.0, 1e-8), (1e5, 1.0)])
+def test_fires_outside_of_halfs_range(mean, var, whole):
+    report = diagnose(layer(mean, var), target_dtype=torch.float16, rules=["BN049"])
+    assert report.codes == ("BN049",)
+    whole(report)
+
+
+def test_is_silent_for_a_bfloat16_target():
+    assert "BN049" not in diagnose(layer(var=1e5), target_dtype=torch.bfloat16).codes
+
+
+def test_is_silent_inside_the_range():
+    assert diagnose(layer(1.0, 60000.0), target_dtype=torch.float16, rules=["BN049"]).findings == ()

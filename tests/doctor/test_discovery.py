@@ -1,0 +1,47 @@
+"""A rule is one file; it needs a page, a test that fires and a near miss."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from batchnorm.doctor.rule import all_rules, chosen_rules
+from batchnorm.doctor.rules import __path__ as rules_path
+
+HERE = Path(__file__).parent
+PAGES = HERE.parent.parent / "docs" / "rules"
+
+
+def test_every_file_is_a_rule():
+    files = [path for path in Path(rules_path[0]).glob("*.py") if path.stem != "__init__"]
+    assert len(all_rules()) == len(files)
+
+
+@pytest.mark.parametrize("code", sorted(all_rules()))
+def test_a_rule_has_page_firing_test_and_near_miss(code):
+    tests = dir(importlib.import_module(f"tests.doctor.rules.test_{code.lower()}"))
+    assert any(name.startswith("test_fires") for name in tests)
+    assert any(name.startswith("test_is_silent") for name in tests)
+    assert (PAGES / f"{code}.md").exists()
+
+
+@pytest.mark.parametrize("code", sorted(all_rules()))
+def test_a_rules_page_has_all_sections(code):
+    page = all_rules()[code].page
+    for section in ("Found by", "Severity:", "Fix:", "Mistaken for it:", "Reports:"):
+        assert f"\n{section}" in page
+    assert page.splitlines()[0].endswith(".")
+
+
+@pytest.mark.parametrize("code", sorted(all_rules()))
+def test_causes_that_explain_a_rule_exist(code):
+    rule = all_rules()[code]
+    assert code not in rule.explained_by
+    assert set(rule.explained_by) <= set(all_rules())
+
+
+def test_an_unknown_code_is_refused():
+    with pytest.raises(ValueError, match=r"diagnose: rules expected codes as BN001, got 'BN999'"):
+        chosen_rules(["bn001", "BN999"], ())
+    assert list(chosen_rules(["bn001"], ())) == ["BN001"]
+    assert "BN001" not in chosen_rules(None, ["bn001"])
