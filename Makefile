@@ -8,7 +8,7 @@ APT := $(shell test "$$(id -u)" = 0 && command -v apt-get)
 DATA := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 CHROMIUM := /usr/bin/chromium
 
-.PHONY: run test zoo check fix sanitize bench doctor-score clean
+.PHONY: run test zoo check fix sanitize triton gpu bench doctor-score clean
 
 run: .venv/kernels.stamp $(if $(APT),$(DATA))
 	$(BIN)/batchnorm train
@@ -39,6 +39,15 @@ sanitize: check
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=1 PYTHONPATH=build/sanitize \
 	$(BIN)/python -m pytest -q -n auto --dist loadfile -k 'native and not compiled' tests/conformance
+
+# The whole conformance suite on the Triton kernels, in Triton's interpreter: some minutes without a GPU.
+triton: check
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -k 'native or opcheck or triton' \
+	tests/conformance tests/nn/test_lean.py tests/ops
+
+# What only a card can show; the environment needs a torch that knows it.
+gpu: check
+	$(BIN)/python -m pytest -q -m gpu tests
 
 # The table of docs/kernels.md, in some minutes on a quiet machine.
 bench: .venv/kernels.stamp

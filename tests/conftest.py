@@ -7,6 +7,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests.interpreter import INTERPRETED, use_triton_on_the_cpu
+
 M_PERTURB = -6  # in malloc.h: fill new memory with the complement of this byte
 
 # One thread, so that sums are taken in the same order wherever the tests run.
@@ -15,7 +17,11 @@ torch.set_num_threads(1)
 # A clean clone tests the same examples everywhere; `pytest --hypothesis-profile=explore` looks for new ones.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, max_examples=1000, print_blob=True)
-settings.load_profile("repeatable")
+settings.register_profile("interpreted", deadline=None, derandomize=True, max_examples=8)
+settings.load_profile("interpreted" if INTERPRETED else "repeatable")
+
+if INTERPRETED:
+    use_triton_on_the_cpu()
 
 
 @pytest.fixture(scope="module")

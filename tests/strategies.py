@@ -96,6 +96,7 @@ class Case:
         grad: Layout of ``grad_output``; may also be ``expanded``, as ``sum().backward()`` gives.
         eps: Added to the variance.
         seed: Of everything random.
+        device: Where the tensors lie; their values are the same everywhere.
     """
 
     shape: tuple[int, ...]
@@ -112,6 +113,7 @@ class Case:
     grad: str = "contiguous"
     eps: float = 1e-5
     seed: int = 0
+    device: str = "cpu"
 
     @property
     def accumulator(self) -> torch.dtype:
@@ -131,6 +133,9 @@ class Case:
         def normal(*shape: int) -> Tensor:
             return torch.randn(shape, generator=generator, dtype=torch.float64)
 
+        def place(values: Tensor, layout: str) -> Tensor:
+            return lay_out(values.to(self.device, self.dtype), layout)
+
         sign = torch.ones(channels, dtype=torch.float64)
         sign[1::2] = -1
         # a constant channel lies at the offset itself, for lack of a standard deviation
@@ -148,13 +153,13 @@ class Case:
             0.5 + torch.rand(channels, generator=generator, dtype=torch.float64)
         )
         return Tensors(
-            input=lay_out(input.to(self.dtype), self.layout),
-            weight=weight.to(self.parameters) if self.weight else None,
-            bias=bias.to(self.parameters) if self.bias else None,
-            residual=None if self.residual is None else lay_out(residual.to(self.dtype), self.residual),
-            grad_output=lay_out(grad_output.to(self.dtype), self.grad),
-            running_mean=running_mean.to(self.accumulator),
-            running_var=running_var.to(self.accumulator),
+            input=place(input, self.layout),
+            weight=weight.to(self.device, self.parameters) if self.weight else None,
+            bias=bias.to(self.device, self.parameters) if self.bias else None,
+            residual=None if self.residual is None else place(residual, self.residual),
+            grad_output=place(grad_output, self.grad),
+            running_mean=running_mean.to(self.device, self.accumulator),
+            running_var=running_var.to(self.device, self.accumulator),
         )
 
 

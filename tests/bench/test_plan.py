@@ -25,6 +25,13 @@ def test_a_plan_goes_through_json():
     assert BenchPlan.from_dict(json.loads(json.dumps(dataclasses.asdict(plan())))) == plan()
 
 
+@pytest.mark.parametrize("several", [{"threads": (1, 2)}, {"huge_pages": (True, False)}])
+def test_settings_of_the_cpu_are_not_varied_on_a_gpu(monkeypatch, several):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    with pytest.raises(ValueError, match=r"^bench: \w+ expected one setting with device cuda"):
+        plan(device="cuda", **several)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -38,6 +45,7 @@ def test_a_plan_goes_through_json():
         ({"shapes": ((1, 8),)}, "bench: shapes expected more than 1 value per channel, got 1x8"),
         ({"threads": (0,)}, "bench: threads expected integers >= 1, got 0"),
         ({"huge_pages": ()}, "bench: huge_pages expected on, off or both, got none"),
+        ({"device": "tpu"}, "bench: device expected cpu, or cuda on a machine .*, got tpu"),
         ({"pairs": 0}, "bench: pairs expected an integer >= 1, got 0"),
         ({"backend": "warp"}, "bench: backend expected one of auto, eager, native, torch, got warp"),
         (

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from batchnorm.bench.cases import CASES, DTYPES, make_problem
-from batchnorm.bench.steps import make_peer, make_step, our_layer
+from batchnorm.bench.steps import in_turn, make_peer, make_step, our_layer
 
 RANKS = [((6, 3), "contiguous"), ((4, 3, 5), "contiguous")]
 RANKS += [(shape, "contiguous") for shape in ((4, 3, 5, 6), (2, 3, 4, 2, 3))]
@@ -19,6 +19,30 @@ def test_ours_and_torchs_step_compute_the_same(case, shape, layout):
     for mine, theirs in zip(ours, torchs, strict=True):
         torch.testing.assert_close(mine, theirs)
     assert ours[0].requires_grad == CASES[case].training
+
+
+def test_steps_are_called_in_turn():
+    called = []
+    step = in_turn([lambda: called.append(1), lambda: called.append(2)])
+    for _ in range(3):
+        step()
+    assert called == [1, 2, 1]
+
+
+@pytest.mark.parametrize("peer", ["torch", "inplace", "copy"])
+def test_copies_of_a_problem_hold_the_same_values_in_memory_of_their_own(peer):
+    problem = make_problem(CASES["add+relu"], (4, 3, 5, 6), "float32", "channels_last", seed=1)
+    other = problem.copy()
+    for name in ("x", "residual", "grad_output"):
+        mine, copied = getattr(problem, name), getattr(other, name)
+        assert torch.equal(mine, copied)
+        assert mine.data_ptr() != copied.data_ptr()
+        assert mine.requires_grad == copied.requires_grad
+        assert mine.stride() == copied.stride()
+    step = make_peer(peer, problem, other)
+    for mine, copied in zip(step(), step(), strict=True):
+        assert mine.data_ptr() != copied.data_ptr()
+        torch.testing.assert_close(mine, copied)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

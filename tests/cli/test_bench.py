@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -77,6 +78,32 @@ def test_the_table_has_a_row_a_setting_and_a_column_a_layout_and_peer(invoke):
     assert footer == "Seconds of the peer over ours (native): geometric mean of the shapes (worst)."
 
 
+def test_memory_is_shown_where_it_was_counted(invoke):
+    record = dataclasses.replace(RECORD, device="cuda", memory=3e6, peer_memory=4e6)
+    result, _ = invoke([record])
+    assert "2.00 (2.00 at 64x16x8x8), memory 0.75" in result.stdout
+    assert "ours over the peer's" in result.stdout
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_a_device_that_is_not_there_gets_one_line_and_exit_code_2(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["batchnorm", "bench", "--device", "cuda"])
+    with pytest.raises(SystemExit) as stop:
+        app.main()
+    assert stop.value.code == 2
+    assert capsys.readouterr() == (
+        "",
+        "batchnorm: error: bench: device expected cpu, or cuda on a machine with a CUDA device, got cuda\n",
+    )
+
+
+def test_a_gpu_is_measured_with_its_own_shapes_dtype_and_peers(invoke, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    _, [plan] = invoke([RECORD], "--device", "cuda")
+    assert (plan.device, plan.dtypes, plan.peers) == ("cuda", ("bfloat16",), ("torch", "compile", "copy"))
+    assert (256, 2048, 7, 7) in plan.shapes
+
+
 def test_a_wrong_result_shows_no_ratio_and_exits_1(invoke):
     result, _ = invoke([RECORD, WRONG])
     assert result.exit_code == 1
@@ -124,6 +151,7 @@ def test_a_file_is_replaced_only_by_force(invoke, tmp_path):
         (["--shapes", "4xa"], "bench: shapes expected sizes as 64x64x56x56, got '4xa'"),
         (["--shapes", ""], "bench: shapes expected at least one, got none"),
         (["--cases", "fast"], "bench: cases expected some of forward, forward+backward, relu, add+relu,"),
+        (["--device", "tpu"], "bench: device expected cpu, or cuda on a machine with a CUDA device, got tpu"),
         (["--threads", "0"], "bench: threads expected integers >= 1, got 0"),
         (["--threads", "many"], "bench: threads expected numbers or all, got 'many'"),
         (["--huge-pages", "maybe"], "bench: huge_pages expected on, off or both, got 'maybe'"),

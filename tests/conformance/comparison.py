@@ -38,7 +38,7 @@ LEAVES = ("input", "weight", "bias", "residual")
 
 def exact(tensor: Tensor) -> NDArray[np.float64]:
     """The values of a tensor as the oracle takes them."""
-    return np.asarray(tensor.detach().double().numpy())
+    return np.asarray(tensor.detach().cpu().double().numpy())
 
 
 def _exact_or_none(tensor: Tensor | None) -> NDArray[np.float64] | None:

@@ -7,9 +7,13 @@ import torch
 from hypothesis import given, settings
 
 from tests.conformance.comparison import check, each_backend, each_of_ours, run
+from tests.interpreter import INTERPRETED
 from tests.strategies import ACTIVATIONS, DTYPES, LAYOUTS, Case, cases
 
 many = settings(max_examples=2 * settings().max_examples)
+
+# Triton's interpreter is slow, and its kernels see a copy of whatever is laid out in another way.
+BIG_LAYOUTS = ("contiguous", "channels_last") if INTERPRETED else LAYOUTS
 
 BIG = [
     (100_000, 3),
@@ -68,7 +72,7 @@ def test_torch_loses_digits_of_half_gradients():
 
 
 @each_of_ours
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", BIG_LAYOUTS)
 @pytest.mark.parametrize("shape", BIG, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_many_values_per_channel(backend, layout, shape, dtype):
@@ -104,6 +108,7 @@ def test_the_same_call_twice_gives_the_same_bits(backend):
         assert torch.equal(gradient, second[1][name]), name
 
 
+@pytest.mark.skipif(INTERPRETED, reason="Triton's interpreter has one thread")
 @each_of_ours
 @pytest.mark.parametrize("threads", [2, 3])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])

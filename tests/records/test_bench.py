@@ -51,9 +51,24 @@ def test_a_summary_is_the_geometric_mean_over_shapes_with_the_worst():
     assert summary.worst == other
 
 
+def test_memory_is_a_geometric_mean_too_and_none_unless_every_record_counted_it():
+    counted = dataclasses.replace(RECORD, memory=2.0, peer_memory=4.0)
+    more = dataclasses.replace(counted, memory=8.0)
+    assert summarize([counted, more])[0].memory == pytest.approx(1.0)
+    assert summarize([counted, RECORD])[0].memory is None
+
+
 @pytest.mark.parametrize(
     "change",
-    [{"case": "x"}, {"layout": "x"}, {"dtype": "x"}, {"threads": 2}, {"huge_pages": False}, {"peer": "x"}],
+    [
+        {"case": "x"},
+        {"layout": "x"},
+        {"dtype": "x"},
+        {"threads": 2},
+        {"huge_pages": False},
+        {"peer": "x"},
+        {"device": "x"},
+    ],
 )
 def test_what_differs_in_more_than_the_shape_is_kept_apart(change):
     other = dataclasses.replace(RECORD, **change)

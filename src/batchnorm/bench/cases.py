@@ -87,10 +87,23 @@ class Problem:
     @property
     def bytes_moved(self) -> int:
         """Bytes that are read or written at least."""
-        return self.case.tensors_moved * self.x.numel() * self.x.element_size()
+        return self.case.tensors_moved * self.x.nbytes
+
+    def copy(self) -> "Problem":
+        """The same values in memory of their own; parameters and statistics are shared."""
+
+        def copy(values: Tensor) -> Tensor:
+            return values.detach().clone().requires_grad_(values.requires_grad)
+
+        residual = None if self.residual is None else copy(self.residual)
+        return dataclasses.replace(
+            self, x=copy(self.x), residual=residual, grad_output=copy(self.grad_output)
+        )
 
 
-def make_problem(case: Case, shape: tuple[int, ...], dtype: str, layout: str, seed: int) -> Problem:
+def make_problem(
+    case: Case, shape: tuple[int, ...], dtype: str, layout: str, seed: int, device: str = "cpu"
+) -> Problem:
     """Draw the tensors: x has mean 1 and standard deviation 2, the others are of order 1.
 
     Args:
@@ -99,6 +112,7 @@ def make_problem(case: Case, shape: tuple[int, ...], dtype: str, layout: str, se
         dtype: A name from `DTYPES`.
         layout: A name from `LAYOUTS` that the shape has.
         seed: Same seed, same tensors.
+        device: Where they lie.
     """
     generator = torch.Generator().manual_seed(seed)
     stored = DTYPES[dtype]
@@ -109,10 +123,10 @@ def make_problem(case: Case, shape: tuple[int, ...], dtype: str, layout: str, se
         return torch.randn(shape, generator=generator)
 
     def place(values: Tensor) -> Tensor:
-        return values.to(stored).contiguous(memory_format=memory_format)
+        return values.to(stored).contiguous(memory_format=memory_format).to(device)
 
     def per_channel() -> Tensor:
-        return torch.rand(shape[1], generator=generator).to(held) + 0.5
+        return torch.rand(shape[1], generator=generator).to(device, held) + 0.5
 
     return Problem(
         case=case,

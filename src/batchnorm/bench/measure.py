@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-__all__ = ["Timings", "measure_pair", "quantiles"]
+__all__ = ["Stopwatch", "Timings", "measure_pair", "quantiles", "wall_clock"]
+
+Stopwatch = Callable[[Callable[[], object], int], float]
+"""Takes a callable and a number of calls; returns seconds a call."""
 
 SAMPLE_SECONDS = 0.005  # beside which a clock that is right to a microsecond is exact
 
@@ -46,7 +49,7 @@ def measure_pair(
     ours: Callable[[], object],
     peer: Callable[[], object],
     pairs: int,
-    clock: Callable[[], float] = time.perf_counter,
+    stopwatch: Stopwatch | None = None,
 ) -> Timings:
     """Time two callables in turn; every other pair begins with the peer.
 
@@ -57,31 +60,35 @@ def measure_pair(
         ours: Called without arguments.
         peer: As ``ours``.
         pairs: How many samples of each.
-        clock: Seconds that only grow.
+        stopwatch: `wall_clock` if None.
     """
+    stopwatch = stopwatch or wall_clock
     steps = (ours, peer)
     samples: tuple[list[float], list[float]] = ([], [])
     with _no_collection():
-        calls = [_calls_a_sample(step, clock) for step in steps]
+        calls = [_calls_a_sample(step, stopwatch) for step in steps]
         for number in range(pairs):
             for which in (0, 1) if number % 2 == 0 else (1, 0):
-                samples[which].append(_sample(steps[which], calls[which], clock))
+                samples[which].append(stopwatch(steps[which], calls[which]))
     return Timings(tuple(samples[0]), tuple(samples[1]))
 
 
-def _calls_a_sample(step: Callable[[], object], clock: Callable[[], float]) -> int:
-    step()  # the first call may compile, or allocate
-    calls = 1
-    while calls * _sample(step, calls, clock) < SAMPLE_SECONDS:
-        calls *= 2
-    return calls
-
-
-def _sample(step: Callable[[], object], calls: int, clock: Callable[[], float]) -> float:
+def wall_clock(
+    step: Callable[[], object], calls: int, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Seconds a call by a clock whose seconds only grow."""
     start = clock()
     for _ in range(calls):
         step()
     return (clock() - start) / calls
+
+
+def _calls_a_sample(step: Callable[[], object], stopwatch: Stopwatch) -> int:
+    step()  # the first call may compile, or allocate
+    calls = 1
+    while calls * stopwatch(step, calls) < SAMPLE_SECONDS:
+        calls *= 2
+    return calls
 
 
 @contextlib.contextmanager

@@ -5,6 +5,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
+
 from batchnorm.bench.cases import CASES, DTYPES, LAYOUTS, Case
 from batchnorm.bench.steps import PEERS
 from batchnorm.ops import BACKENDS
@@ -24,11 +26,12 @@ class BenchPlan:
         dtypes: Some of ``float32``, ``bfloat16``, ``float16``, ``float64``.
         layouts: Some of ``contiguous``, ``channels_last``; a shape without one leaves it out.
         peers: Some of ``torch``, ``inplace``, ``compile``, ``copy``.
-        threads: Numbers of CPU threads.
-        huge_pages: Settings of ``THP_MEM_ALLOC_ENABLE``.
+        threads: Numbers of CPU threads; one with ``cuda``.
+        huge_pages: Settings of ``THP_MEM_ALLOC_ENABLE``; one with ``cuda``.
         pairs: How often ours and the peer are timed in turn.
         backend: Of our layers.
         seed: Of the data.
+        device: ``cpu`` or ``cuda``.
 
     Raises:
         ValueError: If a setting is unknown or out of range, or nothing is left to measure.
@@ -44,9 +47,12 @@ class BenchPlan:
     pairs: int
     backend: str
     seed: int
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         """Check every setting."""
+        there = self.device == "cpu" or (self.device == "cuda" and torch.cuda.is_available())
+        _expect("device", there, "cpu, or cuda on a machine with a CUDA device", self.device)
         for name, choices in _CHOICES.items():
             given = getattr(self, name)
             holds = bool(given) and set(given) <= set(choices)
@@ -59,6 +65,9 @@ class BenchPlan:
             _expect("shapes", values_per_channel > 1, "more than 1 value per channel", text)
         _expect("threads", bool(self.threads) and min(self.threads) >= 1, "integers >= 1", self.threads)
         _expect("huge_pages", bool(self.huge_pages), "on, off or both", self.huge_pages)
+        for name in ("threads", "huge_pages"):
+            given = getattr(self, name)
+            _expect(name, self.device == "cpu" or len(given) == 1, "one setting with device cuda", given)
         _expect("pairs", self.pairs >= 1, "an integer >= 1", self.pairs)
         _expect("backend", self.backend in BACKENDS, f"one of {', '.join(BACKENDS)}", self.backend)
         _expect("layouts", any(self.problems()), "one that the shapes have", self.layouts)

@@ -1,6 +1,7 @@
 """Ours and the peers as callables without arguments: what is timed is one call."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ import batchnorm.nn as ours
 from batchnorm.bench.cases import Problem
 from batchnorm.models import NormAct
 
-__all__ = ["PEERS", "Step", "make_peer", "make_step", "our_layer"]
+__all__ = ["PEERS", "Step", "in_turn", "make_peer", "make_step", "our_layer"]
 
 PEERS = ("torch", "inplace", "compile", "copy")
 
@@ -68,17 +69,26 @@ def make_step(problem: Problem, layer: nn.Module) -> Step:
     return step
 
 
-def make_peer(peer: str, problem: Problem) -> Step:
-    """The peer as one call.
+def in_turn(steps: Sequence[Step]) -> Step:
+    """One call of the next of several steps, which work in different memory."""
+    if len(steps) == 1:
+        return steps[0]
+    turns = itertools.cycle(steps)
+    return lambda: next(turns)()
+
+
+def make_peer(peer: str, *problems: Problem) -> Step:
+    """The peer as one call, of each of the problems in turn.
 
     Args:
         peer: ``torch``: `torch.nn`'s layer, then ``+`` and the activation; ``inplace``: the same with
             addition and activation in place; ``compile``: the first through `torch.compile`;
             ``copy``: a copy that moves the problem's bytes.
-        problem: What to compute, or how many bytes to move.
+        problems: What to compute, or how many bytes to move; copies of one problem.
     """
+    problem = problems[0]
     if peer == "copy":
-        return _copy(problem.bytes_moved)
+        return in_turn([_copy(problem.bytes_moved, problem.x.device) for _ in problems])
     norm = getattr(nn, _NAMES[problem.x.dim()])
     norm = _prepare(norm(len(problem.weight), dtype=problem.weight.dtype), problem)
     layers = (InPlace if peer == "inplace" else NormAct)(norm, problem.case.activation)
@@ -87,16 +97,16 @@ def make_peer(peer: str, problem: Problem) -> Step:
         # up after a few without a word.
         torch.compiler.reset()
         layers.compile(fullgraph=True, dynamic=False)
-    return make_step(problem, layers)
+    return in_turn([make_step(each, layers) for each in problems])
 
 
 def _prepare(layer: nn.Module, problem: Problem) -> nn.Module:
     state = {name: getattr(problem, name) for name in ("weight", "bias", "running_mean", "running_var")}
     layer.load_state_dict({**state, "num_batches_tracked": torch.tensor(0)})
-    return layer.train(problem.case.training)
+    return layer.to(problem.x.device).train(problem.case.training)
 
 
-def _copy(bytes_moved: int) -> Step:
-    source = torch.ones(bytes_moved // 8)  # four bytes read and four written an element
+def _copy(bytes_moved: int, device: torch.device) -> Step:
+    source = torch.ones(bytes_moved // 8, device=device)  # four bytes read and four written an element
     target = torch.empty_like(source)
     return lambda: (target.copy_(source),)

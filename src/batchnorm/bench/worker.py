@@ -12,15 +12,17 @@ import torch
 
 from batchnorm.bench.cases import Problem, make_problem
 from batchnorm.bench.check import largest_error
+from batchnorm.bench.cuda import event_clock, peak_bytes, rotated
 from batchnorm.bench.measure import Timings, measure_pair, quantiles
 from batchnorm.bench.plan import BenchPlan
-from batchnorm.bench.steps import make_peer, make_step, our_layer
+from batchnorm.bench.steps import in_turn, make_peer, make_step, our_layer
 from batchnorm.ops import resolve_backend
 from batchnorm.records import BenchRecord
 
 __all__ = ["main", "measure"]
 
 _UNTIMED = Timings((math.nan,), (math.nan,))
+_UNCOUNTED = (None, None)
 
 
 def main() -> None:
@@ -40,10 +42,10 @@ def measure(plan: BenchPlan, threads: int, huge_pages: bool) -> Iterator[BenchRe
     """
     torch.set_num_threads(threads)
     for case, shape, dtype, layout in plan.problems():
-        problem = make_problem(case, shape, dtype, layout, plan.seed)
+        problem = make_problem(case, shape, dtype, layout, plan.seed, plan.device)
         error = largest_error(problem, plan.backend)
         for peer in plan.peers:
-            timings = _time(problem, peer, plan) if error <= 1 else _UNTIMED
+            timings, memory = _time(problem, peer, plan) if error <= 1 else (_UNTIMED, _UNCOUNTED)
             low, seconds, high = quantiles(timings.ours)
             ratio_low, ratio, ratio_high = quantiles(timings.ratios)
             yield BenchRecord(
@@ -66,12 +68,22 @@ def measure(plan: BenchPlan, threads: int, huge_pages: bool) -> Iterator[BenchRe
                 pairs=plan.pairs if error <= 1 else 0,
                 error=error,
                 correct=error <= 1,
+                device=plan.device,
+                memory=memory[0],
+                peer_memory=memory[1],
             )
 
 
-def _time(problem: Problem, peer: str, plan: BenchPlan) -> Timings:
-    ours = make_step(problem, our_layer(problem, plan.backend))
-    return measure_pair(ours, make_peer(peer, problem), plan.pairs)
+def _time(problem: Problem, peer: str, plan: BenchPlan) -> tuple[Timings, tuple[float | None, float | None]]:
+    """Times, and bytes of memory of ours and the peer."""
+    on_gpu = plan.device == "cuda"
+    problems = rotated(problem) if on_gpu else [problem]
+    layer = our_layer(problem, plan.backend)
+    steps = in_turn([make_step(each, layer) for each in problems]), make_peer(peer, *problems)
+    if not on_gpu:
+        return measure_pair(*steps, plan.pairs), (None, None)
+    timings = measure_pair(*steps, plan.pairs, event_clock)
+    return timings, (peak_bytes(steps[0]), peak_bytes(steps[1]))
 
 
 if __name__ == "__main__":

@@ -24,28 +24,45 @@ HELP = """Time our layers against torch.nn's, torch.compile and a copy of the sa
 The peer torch adds and activates in operations of their own, inplace does that in place. Each case
 is first compared with float64; one that is wrong gets no time, and the exit code is 1.
 Then ours and the peer run in turn, and the median ratio of the pairs counts: above 1 ours is faster.
-The table has the geometric mean over the shapes and the worst."""
+The table has the geometric mean over the shapes and the worst.
+
+With --device cuda the card's own events take the time, every call works in memory that is not in its
+cache, and the memory that a call takes is compared too."""
 
 Setting = typer.Option
 
+_SHAPES = {
+    "cpu": "64x64x56x56,32x256x28x28,32x256x14x14,128x512x7x7,256x6x24x24,256x16x8x8",
+    "cuda": "128x64x56x56,128x256x56x56,128x512x28x28,256x2048x7x7",
+}
+_DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
+_PEERS = {"cpu": "torch,copy", "cuda": "torch,compile,copy"}
+
 
 def command(
-    shapes: Annotated[str, Setting(help="Comma-separated, as 64x64x56x56; 2 to 5 sizes.")] = (
-        "64x64x56x56,32x256x28x28,32x256x14x14,128x512x7x7,256x6x24x24,256x16x8x8"
-    ),
+    shapes: Annotated[
+        str | None, Setting(help="Comma-separated, as 64x64x56x56; 2 to 5 sizes. [default: by device]")
+    ] = None,
     cases: Annotated[
         str, Setting(help="Of forward, forward+backward, relu, add+relu, sigmoid (with backward), predict.")
     ] = "forward,forward+backward,relu,add+relu,sigmoid,predict",
-    dtypes: Annotated[str, Setting(help="Of float32, bfloat16, float16, float64.")] = "float32",
+    dtypes: Annotated[
+        str | None,
+        Setting(help="Of float32, bfloat16, float16, float64. [default: float32; cuda: bfloat16]"),
+    ] = None,
     layouts: Annotated[str, Setting(help="Of contiguous, channels_last.")] = "contiguous,channels_last",
     threads: Annotated[str, Setting(help="Numbers of CPU threads, or all.")] = "1",
     huge_pages: Annotated[
         str, Setting(help="Of on, off: large tensors in huge pages (THP_MEM_ALLOC_ENABLE=1).")
     ] = "on",
-    peers: Annotated[str, Setting(help="Of torch, inplace, compile, copy.")] = "torch,copy",
+    peers: Annotated[
+        str | None,
+        Setting(help="Of torch, inplace, compile, copy. [default: torch,copy; cuda: compile too]"),
+    ] = None,
     pairs: Annotated[int, Setting(help="How often ours and the peer are timed.")] = 11,
     backend: Annotated[str, Setting(help="Of our layers: auto, eager, native or torch.")] = "auto",
     seed: Annotated[int, Setting(help="Of the data.")] = 0,
+    device: Annotated[str, Setting(help="cpu or cuda.")] = "cpu",
     as_json: Annotated[bool, Setting("--json", help="Print the records as JSON and nothing else.")] = False,
     out: Annotated[Path | None, Setting("--out", "-o", help="Write that JSON to a file.")] = None,
     force: Annotated[bool, Setting("--force", help="Replace the file if it exists.")] = False,
@@ -54,16 +71,17 @@ def command(
     from batchnorm.bench import BenchPlan, run_bench
 
     plan = BenchPlan(
-        shapes=tuple(_shape(word) for word in _words(shapes)),
+        shapes=tuple(_shape(word) for word in _words(_SHAPES.get(device, "") if shapes is None else shapes)),
         cases=_words(cases),
-        dtypes=_words(dtypes),
+        dtypes=_words(_DTYPES.get(device, "") if dtypes is None else dtypes),
         layouts=_words(layouts),
-        peers=_words(peers),
+        peers=_words(_PEERS.get(device, "") if peers is None else peers),
         threads=tuple(_threads(word) for word in _words(threads)),
         huge_pages=tuple(_switch(word) for word in _words(huge_pages)),
         pairs=pairs,
         backend=backend,
         seed=seed,
+        device=device,
     )
     _check_file(out, force)
     console = make_console(as_json)
@@ -157,13 +175,16 @@ def _show(console: Console, records: tuple[BenchRecord, ...]) -> None:
     console.print(table)
     backends = ", ".join(dict.fromkeys(row.backend for row in records))
     console.print(f"Seconds of the peer over ours ({backends}): geometric mean of the shapes (worst).")
+    if any(row.memory is not None for row in records):
+        console.print("Memory: the most bytes that a call takes beyond its inputs, ours over the peer's.")
 
 
 def _cell(summary: BenchSummary) -> str:
     worst = summary.worst
     if not worst.correct:
         return f"WRONG at {_size(worst)}"
-    return f"{summary.ratio:.2f} ({worst.ratio:.2f} at {_size(worst)})"
+    memory = "" if summary.memory is None else f", memory {summary.memory:.2f}"
+    return f"{summary.ratio:.2f} ({worst.ratio:.2f} at {_size(worst)}){memory}"
 
 
 def _size(record: BenchRecord) -> str:

@@ -5,6 +5,7 @@ from batchnorm.ops.arguments import NONFINITE
 from batchnorm.ops.backend import BACKENDS, check_backend, has_native, resolve_backend
 from batchnorm.ops.batch_norm import batch_norm
 from batchnorm.ops.native import load_native
+from batchnorm.ops.triton import load_triton
 
 __all__ = [
     "ACTIVATIONS",
@@ -17,3 +18,4 @@ __all__ = [
 ]
 
 load_native()
+load_triton()

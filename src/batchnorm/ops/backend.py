@@ -58,7 +58,7 @@ def resolve_backend(backend: str, input: Tensor) -> str:
     if backend == "native" and not has_native(input.device.type):
         raise RuntimeError(
             f"batch_norm: backend expected a compiled kernel for device {input.device.type!r}, got none; "
-            "'python -m batchnorm.ops.build' compiles those for the CPU"
+            "'python -m batchnorm.ops.build' compiles those for the CPU, the extra 'gpu' has those for CUDA"
         )
     return check_backend(backend)
 

@@ -21,6 +21,7 @@ def describe_environment() -> dict[str, Any]:
         "batchnorm": metadata.version("batchnorm"),
         "commit": _commit(),
         "torch": torch.__version__,
+        "triton": _triton(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),
@@ -32,6 +33,13 @@ def describe_environment() -> dict[str, Any]:
         "THP_MEM_ALLOC_ENABLE": os.environ.get("THP_MEM_ALLOC_ENABLE"),
         "command": " ".join(["batchnorm", *sys.argv[1:]]),
     }
+
+
+def _triton() -> str | None:
+    try:
+        return metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _commit() -> str | None:

@@ -35,6 +35,9 @@ class BenchRecord(Record):
         pairs: How often the two were timed in turn; 0 where the check failed.
         error: Largest error of our results, in units of its tolerance.
         correct: Whether that is at most 1.
+        device: ``cpu`` or ``cuda``; the file's environment names the card.
+        memory: Most bytes that ours held at once beyond the inputs; None on a CPU and where the check failed.
+        peer_memory: The peer's, likewise.
     """
 
     case: str
@@ -56,6 +59,9 @@ class BenchRecord(Record):
     pairs: int
     error: float
     correct: bool
+    device: str = "cpu"
+    memory: float | None = None
+    peer_memory: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,14 +71,16 @@ class BenchSummary:
     Attributes:
         ratio: Geometric mean over the shapes; NaN if the check of any failed.
         worst: The record with the smallest ratio, or the first whose check failed.
+        memory: Geometric mean of our bytes over the peer's; None where none were counted.
     """
 
     ratio: float
     worst: BenchRecord
+    memory: float | None = None
 
 
 def summarize(records: Iterable[BenchRecord]) -> tuple[BenchSummary, ...]:
-    """Mean over shapes of each case, layout, dtype, threads, huge pages and peer.
+    """Mean over shapes of each case, layout, dtype, device, threads, huge pages and peer.
 
     Args:
         records: In any order; the summaries follow the order in which their first records come.
@@ -86,7 +94,7 @@ def summarize(records: Iterable[BenchRecord]) -> tuple[BenchSummary, ...]:
     """
     groups: dict[tuple[Any, ...], list[BenchRecord]] = {}
     for row in records:
-        key = (row.case, row.layout, row.dtype, row.threads, row.huge_pages, row.peer)
+        key = (row.case, row.layout, row.dtype, row.device, row.threads, row.huge_pages, row.peer)
         groups.setdefault(key, []).append(row)
     return tuple(_summary(group) for group in groups.values())
 
@@ -96,4 +104,6 @@ def _summary(group: list[BenchRecord]) -> BenchSummary:
         if not row.correct:
             return BenchSummary(math.nan, row)
     ratio = statistics.geometric_mean(row.ratio for row in group)
-    return BenchSummary(ratio, min(group, key=lambda row: row.ratio))
+    shares = [row.memory / row.peer_memory for row in group if row.memory and row.peer_memory]
+    memory = statistics.geometric_mean(shares) if len(shares) == len(group) else None
+    return BenchSummary(ratio, min(group, key=lambda row: row.ratio), memory)
