@@ -20,7 +20,8 @@ def code_version(module: str) -> str:
     """Hash over a module and everything of this package that it imports, directly or not.
 
     Comments, docstrings and layout do not count. The kernels' C++ counts as it stands, if
-    `batchnorm.ops` is among the imports. A module of another package stands for itself alone.
+    `batchnorm.ops` is among the imports. A module of another package stands for itself alone. Import from
+    modules, not from the package that gathers them, what should not drag the rest of that package in.
 
     Args:
         module: Its full name.

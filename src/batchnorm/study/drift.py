@@ -11,7 +11,8 @@ from batchnorm.models import norm_sites
 from batchnorm.study.images import batch_stream, fixed_batches
 from batchnorm.study.networks import lenet
 from batchnorm.study.training import Loop, recalibrated_accuracy
-from batchnorm.surgery import population_statistics, swapped_statistics
+from batchnorm.surgery.borrow import swapped_statistics
+from batchnorm.surgery.population import population_statistics
 
 __all__ = ["LEVELS", "watch_layers"]
 

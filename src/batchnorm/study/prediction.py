@@ -12,7 +12,8 @@ from batchnorm.models import norm_sites
 from batchnorm.study.images import batch_stream, fixed_batches
 from batchnorm.study.networks import lenet
 from batchnorm.study.training import Loop, recalibrated_accuracy
-from batchnorm.surgery import LayerStatistics, swapped_statistics
+from batchnorm.surgery.borrow import swapped_statistics
+from batchnorm.surgery.pool import LayerStatistics
 from batchnorm.train.epoch import evaluate
 
 __all__ = ["train_book"]

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from batchnorm.models import norm_sites
 from batchnorm.study.images import batch_stream, fixed_batches
 from batchnorm.study.networks import lenet
-from batchnorm.surgery import population_statistics, recalibrate, swapped_statistics
+from batchnorm.surgery.borrow import swapped_statistics
+from batchnorm.surgery.population import population_statistics
+from batchnorm.surgery.recalibrate import recalibrate
 from batchnorm.train.config import TrainConfig
 from batchnorm.train.distributed import World
 from batchnorm.train.epoch import EpochResult, evaluate, train_epoch
