@@ -110,8 +110,9 @@ def counted(rank):
 
             patch.setattr(dist, name, call)
         layer, x = layer_of("batch", True), torch.randn(2 + rank, 3, 2, 2, dtype=torch.float64)
+        ends = [0]
         layer(x)  # the first step makes sure that all ranks mean the same layer
-        ends = [len(calls)]
+        ends.append(len(calls))
         y = layer(x.requires_grad_())
         ends.append(len(calls))
         y.sum().backward()
@@ -120,12 +121,15 @@ def counted(rank):
         ends.append(len(calls))
         bn.BatchNorm2d(3, stats=Synced(group))(x.float())
         ends.append(len(calls))
+        copy.deepcopy(layer).train()(x)
+        ends.append(len(calls))
     return [calls[start:end] for start, end in itertools.pairwise(ends)]
 
 
 def test_a_step_takes_one_collective_forward_and_one_backward():
-    for passes in in_processes(2, counted):
+    for first, *passes, first_of_a_copy in in_processes(2, counted):
         assert passes == [["all_gather"], ["all_reduce"], [], []]
+        assert first == first_of_a_copy == ["all_gather", "all_gather"]
 
 
 def distributed(rank):

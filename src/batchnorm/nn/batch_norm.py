@@ -83,6 +83,10 @@ class _Layer(nn.modules.batchnorm._BatchNorm):
         self.pending: Pending | None = None
         self.corrections = correction_memory()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # a copy may go to another world of processes, which have agreed on nothing
+        return {**self.__dict__, "agreed_with": None}
+
     def title(self) -> str:
         """How errors name the layer."""
         return f"layer {self.label or type(self).__name__} (num_features {self.num_features})"
