@@ -107,9 +107,12 @@ NAMES = {
         "load_factory",
         "load_model",
         "load_state",
+        "load_target",
         "pack_state",
+        "Program",
         "put_state",
         "unpack_state",
+        "unwrapped",
     ],
     "batchnorm.surgery": [
         "ConversionReport",

@@ -78,7 +78,7 @@ def diagnose(
         layers,
         explain(patient, kept, layers),
         len(patient.training.batches) if _measured(patient) else 0,
-        len(patient.layers) + len(patient.exported),
+        max(len(patient.layers), len(patient.exported)),
         Origin(patient.loader, circumstances, again),
     )
 
@@ -127,7 +127,9 @@ def _patient(model: object, loader: Iterable[Any] | None, settings: Settings, ba
         return Patient(model, None, loader, settings, batches)
     if isinstance(model, Mapping):
         return Patient(None, model, None, settings, batches)
-    raise ValueError(f"diagnose: model expected a module or a state dict, got {type(model).__name__}")
+    raise ValueError(
+        f"diagnose: model expected a module, a state dict or an exported program, got {type(model).__name__}"
+    )
 
 
 def _lacking(rule: Rule, patient: Patient) -> str:
