@@ -63,5 +63,5 @@ def counts_as_change(patient: Patient, wrapper: DistributedDataParallel) -> bool
     with patient.lent():
         buffers = list(wrapper.buffers())  # the loan's own
         before = [buffer._version for buffer in buffers]
-        wrapper._sync_buffers()
+        wrapper._sync_buffers()  # type: ignore[no-untyped-call]
         return before != [buffer._version for buffer in buffers]
