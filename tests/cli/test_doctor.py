@@ -1,7 +1,9 @@
 """The doctor's commands as a person uses them: output, exit codes, one line for each misuse."""
 
 import json
+import os
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -243,3 +245,14 @@ def test_explain_prints_the_page_of_a_rule_or_the_list():
     page = CliRunner().invoke(app.app, ["explain", "bn013"])
     assert page.output.startswith("# BN013 eps-mismatch\n")
     assert "| [BN013](BN013.md) | eps-mismatch |" in CliRunner().invoke(app.app, ["explain"]).output
+
+
+def test_sarif_fits_its_schema(shop):
+    """With ``SARIF_SCHEMA``, the file sarif-schema-2.1.0.json that OASIS publishes."""
+    if "SARIF_SCHEMA" not in os.environ:
+        pytest.skip("SARIF_SCHEMA names no schema")
+    jsonschema = pytest.importorskip("jsonschema", reason="validates")
+    run("shop.py:sick", "--data", "shop.py:data", "--optimizer", "shop.py:optimizer", "--sarif", "out.sarif")
+    log = json.loads((shop / "out.sarif").read_text())
+    assert log["runs"][0]["results"]
+    jsonschema.validate(log, json.loads(Path(os.environ["SARIF_SCHEMA"]).read_text()))
