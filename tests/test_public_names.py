@@ -161,7 +161,7 @@ NAMES = {
         "Trial",
         "Work",
     ],
-    "batchnorm.report": ["write_book", "write_report"],
+    "batchnorm.report": ["render_diagnosis", "write_book", "write_report"],
     "batchnorm.cli": ["main"],
 }
 

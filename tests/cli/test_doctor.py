@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import warnings
 from pathlib import Path
 
@@ -245,6 +246,16 @@ def test_explain_prints_the_page_of_a_rule_or_the_list():
     page = CliRunner().invoke(app.app, ["explain", "bn013"])
     assert page.output.startswith("# BN013 eps-mismatch\n")
     assert "| [BN013](BN013.md) | eps-mismatch |" in CliRunner().invoke(app.app, ["explain"]).output
+
+
+def test_html_is_one_page_without_scripts_or_addresses(shop):
+    pytest.importorskip("vl_convert", reason="draws")
+    run("shop.py:sick", "--data", "shop.py:data", "--html", "out.html")
+    page = (shop / "out.html").read_text()
+    assert "BN001 stats-never-updated" in page
+    assert "Running mean of each channel over the measured one" in page
+    assert "<script" not in page
+    assert not re.search(r"(src|href)=.https?:", page)
 
 
 def test_sarif_fits_its_schema(shop):

@@ -53,6 +53,7 @@ def command(
     fail_on: Annotated[str, Setting(help="Gravity from which the exit code is 1.")] = "error",
     as_json: Annotated[bool, Setting("--json", help="Print the report as JSON and nothing else.")] = False,
     sarif: Annotated[Path | None, Setting(help="Write the findings as SARIF 2.1.0.")] = None,
+    html: Annotated[Path | None, Setting(help="Write the report as a page that needs no network.")] = None,
 ) -> None:
     """Diagnose, print, mend."""
     from torch import nn
@@ -97,6 +98,8 @@ def command(
         mended = _fix(report, model, words(consent), out)
     if sarif is not None:
         write_atomic(sarif, json.dumps(to_sarif(report, target), indent=1) + "\n")
+    if html is not None:
+        write_atomic(html, _page(target, report))
     if as_json:
         fixed = {} if mended is None else {"fix": mended.to_dict()}
         print(json.dumps({"target": target, **report.to_dict(), **fixed}, indent=1))
@@ -118,6 +121,17 @@ def _load(model: "nn.Module", state: "Mapping[str, Tensor]") -> None:
                 f"doctor: weights expected shape {tuple(own[key].shape)} of {key}, got {tuple(value.shape)}"
             )
     model.load_state_dict(given, strict=False)
+
+
+def _page(target: str, report: "Report") -> str:
+    from batchnorm.report import render_diagnosis
+
+    try:
+        return render_diagnosis(target, report.to_dict(), report.channels)
+    except ImportError as error:
+        raise ValueError(
+            f"doctor: html expected pip install 'batchnorm[train]', got none: {error}"
+        ) from error
 
 
 def _fix(report: "Report", model: "nn.Module", consent: tuple[str, ...], out: Path) -> "FixReport":
