@@ -107,9 +107,12 @@ NAMES = {
         "load_factory",
         "load_model",
         "load_state",
+        "load_target",
         "pack_state",
+        "Program",
         "put_state",
         "unpack_state",
+        "unwrapped",
     ],
     "batchnorm.surgery": [
         "ConversionReport",
@@ -158,7 +161,7 @@ NAMES = {
         "Trial",
         "Work",
     ],
-    "batchnorm.report": ["write_book", "write_report"],
+    "batchnorm.report": ["render_diagnosis", "write_book", "write_report"],
     "batchnorm.cli": ["main"],
 }
 

@@ -1,6 +1,10 @@
 """The doctor's commands as a person uses them: output, exit codes, one line for each misuse."""
 
 import json
+import os
+import re
+import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -98,12 +102,64 @@ def test_a_checkpoint_alone_is_read(shop, suffix):
     assert "BN002" in result.output
 
 
+def convolution():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_an_exported_program_is_read_without_running_it(shop, mode):
+    model = getattr(convolution(), mode)()
+    torch.export.save(torch.export.export(model, (torch.randn(2, 3, 8, 8),)), "model.pt2")
+    result = run("model.pt2")
+    assert result.exit_code == (mode == "train"), result.output
+    assert ("BN048 export-mode (found) in 1" in result.output) == (mode == "train")
+    assert "1 batch-norm layers" in result.output
+
+
+def test_statistics_in_an_exported_program_are_judged(shop):
+    model = convolution().eval()
+    model[1].running_var[2] = -1.0
+    torch.export.save(torch.export.export(model, (torch.randn(2, 3, 8, 8),)), "model.pt2")
+    assert "BN002 stats-not-finite (found) in 1" in run("model.pt2").output
+
+
+@pytest.mark.parametrize("variance", [1.0, -1.0])
+def test_an_onnx_file_is_read(shop, variance):
+    onnx = pytest.importorskip("onnx", reason="reads the format")
+    helper = onnx.helper
+    value = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, 2, 4, 4]) for n in "xy"]
+    tensors = [
+        helper.make_tensor(name, onnx.TensorProto.FLOAT, [2], [number] * 2)
+        for name, number in (("s", 1.0), ("b", 0.5), ("m", 0.0), ("v", variance))
+    ]
+    node = helper.make_node("BatchNormalization", ["x", "s", "b", "m", "v"], ["y"], name="norm")
+    onnx.save(helper.make_model(helper.make_graph([node], "g", value[:1], value[1:], tensors)), "m.onnx")
+    result = run("m.onnx", "--ignore", "BN001")
+    assert result.exit_code == (variance < 0), result.output
+    assert ("BN002 stats-not-finite (found) in norm" in result.output) == (variance < 0)
+
+
 def test_weights_are_loaded_and_what_they_lack_is_found(shop):
     parameters = {f"module.{key}": value for key, value in nn.Linear(4, 8, bias=False).state_dict().items()}
     torch.save(parameters, shop / "weights.pt")
     result = run("shop.py:healthy", "--weights", str(shop / "weights.pt"))
     assert result.exit_code == 1
     assert "BN007" in result.output
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "ema.", "module._orig_mod."])
+@pytest.mark.parametrize("key", [None, "state_dict", "model", "ema"])
+def test_prefixed_weights_are_understood(shop, prefix, key):
+    whole = {}
+    layers = {"0": nn.Linear(4, 8, bias=False), "1": nn.BatchNorm1d(8), "3": nn.Linear(8, 2)}
+    for number, layer in layers.items():
+        whole |= {f"{prefix}{number}.{name}": value for name, value in layer.state_dict().items()}
+    whole["optimizer.0.exp_avg"] = torch.ones(2)  # as in our own checkpoints
+    torch.save(whole if key is None else {"epoch": 3, key: whole}, "w.pt")
+    result = run("shop.py:healthy", "--weights", "w.pt")
+    assert result.exit_code == 0, result.output
+    assert "BN007" not in result.output
 
 
 def test_fix_writes_a_mended_copy_that_is_clean(shop):
@@ -138,15 +194,31 @@ def test_sarif_has_the_parts_that_readers_need(shop):
         ),
         (["shop.py"], "target expected package.module:factory or file.py:factory, got 'shop.py'"),
         (["shop.py:missing"], "target expected a function 'missing' in shop.py, got none"),
-        (["shop.py:broken"], "target shop.py:broken failed with KeyError: 'weights'"),
-        (["shop.py:needy"], "target shop.py:needy failed with TypeError: needy() missing 1 required"),
+        (
+            ["absent.py:model"],
+            "target expected a module that can be imported, got absent.py: FileNotFoundError",
+        ),
+        (["shop.py:broken"], "target expected shop.py:broken to work, got KeyError: 'weights'"),
+        (
+            ["shop.py:needy"],
+            "target expected shop.py:needy to work, got TypeError: needy() missing 1 required",
+        ),
         (["shop.py:number"], "target expected a factory of a torch.nn.Module, got int"),
         (["shop.py:plain"], "target expected a model with batch norm, got none in shop.py:plain"),
         (["shop.py:sick", "--data", "shop.py:empty"], "loader expected one batch or more, got none"),
         (["shop.py:sick", "--data", "shop.py:images"], "loader expected batches that the model takes, got "),
         (["nothing.pt"], "target expected a file, got none at nothing.pt"),
-        (["text.pt"], "target expected a checkpoint of tensors, got text.pt"),
-        (["code.pt"], "target expected a checkpoint of tensors, got code.pt"),
+        (["text.pt"], "target expected a whole file of tensors, got text.pt"),
+        (
+            ["code.pt"],
+            "expected tensors only, got code.pt with objects that would run code (torch.nn.modules",
+        ),
+        (["script.pt"], "target expected a file of tensors, got the TorchScript script.pt"),
+        (["text.onnx"], "target expected a whole .onnx file, got text.onnx: DecodeError"),
+        (["text.pt2"], "target expected a whole .pt2 file, got text.pt2: BadZipFile"),
+        (["absent.pt2"], "target expected a file, got none at absent.pt2"),
+        (["linear.pt"], "target expected a model with batch norm, got none in linear.pt"),
+        (["shop.py:sick", "--weights", "linear.pt"], "weights expected shape (8, 4) of 0.weight, got (2, 2)"),
         (["shop.py:sick", "--rules", "BN999"], "rules expected codes as BN001, got 'BN999'"),
         (["shop.py:sick", "--fail-on", "all"], "fail-on expected one of error, warn, info, got 'all'"),
         (["shop.py:sick", "--fix"], "out expected a new file for the mended copy, got None"),
@@ -154,8 +226,12 @@ def test_sarif_has_the_parts_that_readers_need(shop):
     ],
 )
 def test_misuse_is_one_line_and_exit_code_2(shop, arguments, words, monkeypatch, capsys):
-    (shop / "text.pt").write_text("no checkpoint")
+    for suffix in ("pt", "pt2", "onnx"):
+        (shop / f"text.{suffix}").write_text("no checkpoint")
     torch.save({"model": nn.Linear(2, 2)}, shop / "code.pt")
+    torch.save(nn.Sequential(nn.Linear(2, 2)).state_dict(), shop / "linear.pt")
+    with warnings.catch_warnings(action="ignore"):
+        torch.jit.script(nn.Linear(2, 2)).save(shop / "script.pt")
     monkeypatch.setattr("sys.argv", ["batchnorm", "doctor", *arguments])
     with pytest.raises(SystemExit) as exit_:
         main()
@@ -170,3 +246,24 @@ def test_explain_prints_the_page_of_a_rule_or_the_list():
     page = CliRunner().invoke(app.app, ["explain", "bn013"])
     assert page.output.startswith("# BN013 eps-mismatch\n")
     assert "| [BN013](BN013.md) | eps-mismatch |" in CliRunner().invoke(app.app, ["explain"]).output
+
+
+def test_html_is_one_page_without_scripts_or_addresses(shop):
+    pytest.importorskip("vl_convert", reason="draws")
+    run("shop.py:sick", "--data", "shop.py:data", "--html", "out.html")
+    page = (shop / "out.html").read_text()
+    assert "BN001 stats-never-updated" in page
+    assert "Running mean of each channel over the measured one" in page
+    assert "<script" not in page
+    assert not re.search(r"(src|href)=.https?:", page)
+
+
+def test_sarif_fits_its_schema(shop):
+    """With ``SARIF_SCHEMA``, the file sarif-schema-2.1.0.json that OASIS publishes."""
+    if "SARIF_SCHEMA" not in os.environ:
+        pytest.skip("SARIF_SCHEMA names no schema")
+    jsonschema = pytest.importorskip("jsonschema", reason="validates")
+    run("shop.py:sick", "--data", "shop.py:data", "--optimizer", "shop.py:optimizer", "--sarif", "out.sarif")
+    log = json.loads((shop / "out.sarif").read_text())
+    assert log["runs"][0]["results"]
+    jsonschema.validate(log, json.loads(Path(os.environ["SARIF_SCHEMA"]).read_text()))

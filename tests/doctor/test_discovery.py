@@ -17,6 +17,10 @@ def test_every_file_is_a_rule():
     assert len(all_rules()) == len(files)
 
 
+def test_the_catalogues_fifty_rules_are_there():
+    assert {f"BN{number:03}" for number in range(1, 51)} <= set(all_rules())
+
+
 @pytest.mark.parametrize("code", sorted(all_rules()))
 def test_a_rule_has_page_firing_test_and_near_miss(code):
     tests = dir(importlib.import_module(f"tests.doctor.rules.test_{code.lower()}"))

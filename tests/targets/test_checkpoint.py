@@ -1,5 +1,7 @@
 """Files of tensors: none is executed, and every wrong one has its message."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
@@ -69,8 +71,36 @@ def refused(words, path="m.pt"):
 
 def test_a_malicious_file_is_refused_and_not_run(here):
     torch.save({"weight": torch.ones(2), "extra": Malicious()}, "m.pt")
-    refused(r"tensors only, got m.pt with objects that would run code; nothing of it was run")
+    refused(r"tensors only, got m.pt with objects that would run code \(io.open\); nothing of it was run")
     assert not (here / MADE).exists()
+
+
+def test_the_old_format_is_read_and_refused_alike(here):
+    torch.save(model().state_dict(), "m.pt", _use_new_zipfile_serialization=False)
+    assert set(load_state("fold", "m.pt")) == set(model().state_dict())
+    torch.save(Malicious(), "m.pt", _use_new_zipfile_serialization=False)
+    refused(r"tensors only, got m.pt with objects that would run code")
+    assert not (here / MADE).exists()
+
+
+def test_shards_are_read_by_their_list(here):
+    state = model().state_dict()
+    shards = {"a.safetensors": dict(list(state.items())[:3]), "b.safetensors": dict(list(state.items())[3:])}
+    for name, part in shards.items():
+        (here / name).write_bytes(pack_state(part, {}))
+    names = {key: name for name, part in shards.items() for key in part}
+    index = here / "m.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    found = load_state("fold", index)
+    assert all(torch.equal(value, found[name]) for name, value in state.items())
+    for wrong in ("{}", "[]", "no JSON", '{"weight_map": 3}'):
+        index.write_text(wrong)
+        refused("a list of shards with weight_map", index)
+    for elsewhere in ("../a.safetensors", "m.safetensors.index.json", 3):
+        index.write_text(json.dumps({"weight_map": {"a": elsewhere}}))
+        refused("shards beside", index)
+    index.write_text(json.dumps({"weight_map": {"a": "absent.safetensors"}}))
+    refused("a file, got none at", index)
 
 
 @pytest.mark.parametrize("suffix", ["pt", "pth", "safetensors"])
@@ -91,7 +121,7 @@ def test_files_that_are_something_else(here):
     torch.save({"epoch": 1}, "m.pt")
     refused("a state dict, got dict in m.pt")
     refused("a file, got none at absent.pt", "absent.pt")
-    refused("a file .safetensors, .pt, .pth, got m.bin", "m.bin")
+    refused("a file .safetensors, .pt, .pth, .bin, .ckpt, .index.json, got m.txt", "m.txt")
 
 
 def test_tensors_of_another_model_are_refused_by_name_and_by_shape():

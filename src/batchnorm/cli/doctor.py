@@ -1,21 +1,20 @@
 """``batchnorm doctor``: what is wrong with a network's batch normalization."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from batchnorm.cli.progress import make_console
-from batchnorm.cli.target import load_factory, load_state, load_target
 from batchnorm.cli.words import words
 from batchnorm.records import SEVERITIES, Finding, write_atomic
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from batchnorm.doctor import FixReport, Report
 
@@ -23,10 +22,11 @@ __all__ = ["HELP", "command"]
 
 HELP = """Find faults of batch normalization, prove them on data, and mend them.
 
-TARGET is package.module:factory or file.py:factory, called without arguments, or a checkpoint (.pt,
-.pth, .safetensors). With --data some faults can be seen only then, and suspicions are settled; the
-factory returns an iterable of training batches. Exit code 1 says that there is an error.
-"Found" rests on its evidence alone, "suspected" could be settled by data, "confirmed" was."""
+TARGET is package.module:factory or file.py:factory, called without arguments, a checkpoint (.pt, .pth,
+.bin, .ckpt, .safetensors, .index.json) or an exported program (.onnx, .pt2). With --data some faults
+can be seen only then, and suspicions are settled; the factory returns an iterable of training batches.
+Exit code 1 says that there is an error. "Found" rests on its evidence alone, "suspected" could be
+settled by data, "confirmed" was."""
 
 COLOURS = {"error": "bold red", "warn": "yellow", "info": "cyan"}
 
@@ -53,28 +53,30 @@ def command(
     fail_on: Annotated[str, Setting(help="Gravity from which the exit code is 1.")] = "error",
     as_json: Annotated[bool, Setting("--json", help="Print the report as JSON and nothing else.")] = False,
     sarif: Annotated[Path | None, Setting(help="Write the findings as SARIF 2.1.0.")] = None,
+    html: Annotated[Path | None, Setting(help="Write the report as a page that needs no network.")] = None,
 ) -> None:
     """Diagnose, print, mend."""
     from torch import nn
 
     from batchnorm.doctor import diagnose
     from batchnorm.doctor.sarif import sarif as to_sarif
+    from batchnorm.targets import load_factory, load_state, load_target
 
     if fail_on not in SEVERITIES:
         raise ValueError(f"doctor: fail-on expected one of {', '.join(SEVERITIES)}, got {fail_on!r}")
     if fix and (out is None or out.exists()):
         raise ValueError(f"doctor: out expected a new file for the mended copy, got {out}")
-    model = load_target(target)
+    model = load_target("doctor", target)
     state = None
     if weights is not None:
         if not isinstance(model, nn.Module):
             raise ValueError("doctor: weights expected a factory as target, got a checkpoint")
-        state = load_state(weights)
+        state = load_state("doctor", weights)
         _load(model, state)
     report = diagnose(
         model,
-        None if data is None else load_factory("data", data)(),
-        optimizer=None if optimizer is None else load_factory("optimizer", optimizer)(model),
+        None if data is None else load_factory("doctor", "data", data)(),
+        optimizer=None if optimizer is None else load_factory("doctor", "optimizer", optimizer)(model),
         rules=words(rules) or None,
         ignore=words(ignore),
         batches=batches,
@@ -96,6 +98,8 @@ def command(
         mended = _fix(report, model, words(consent), out)
     if sarif is not None:
         write_atomic(sarif, json.dumps(to_sarif(report, target), indent=1) + "\n")
+    if html is not None:
+        write_atomic(html, _page(target, report))
     if as_json:
         fixed = {} if mended is None else {"fix": mended.to_dict()}
         print(json.dumps({"target": target, **report.to_dict(), **fixed}, indent=1))
@@ -106,17 +110,28 @@ def command(
         raise typer.Exit(1)
 
 
-def _load(model: "nn.Module", state: Any) -> None:
+def _load(model: "nn.Module", state: "Mapping[str, Tensor]") -> None:
     """As a careless loader would; BN007 says what was missing."""
-    from batchnorm.doctor.rules.bn007_buffers_missing import PREFIXES
+    from batchnorm.targets import unwrapped
 
-    for prefix in PREFIXES:
-        if state and all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    own = model.state_dict()
+    for key, value in (given := unwrapped(state, own)).items():
+        if key in own and value.shape != own[key].shape:
+            raise ValueError(
+                f"doctor: weights expected shape {tuple(own[key].shape)} of {key}, got {tuple(value.shape)}"
+            )
+    model.load_state_dict(given, strict=False)
+
+
+def _page(target: str, report: "Report") -> str:
+    from batchnorm.report import render_diagnosis
+
     try:
-        model.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise ValueError(f"doctor: weights expected tensors of the model's shapes, got {error}") from error
+        return render_diagnosis(target, report.to_dict(), report.channels)
+    except ImportError as error:
+        raise ValueError(
+            f"doctor: html expected pip install 'batchnorm[train]', got none: {error}"
+        ) from error
 
 
 def _fix(report: "Report", model: "nn.Module", consent: tuple[str, ...], out: Path) -> "FixReport":

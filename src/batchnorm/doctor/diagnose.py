@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from batchnorm.doctor.explain import explain
 from batchnorm.doctor.exported import exported_norms, is_exported, state_of
 from batchnorm.doctor.judge import INFO_RATIO, withdrawn
+from batchnorm.doctor.layer import plain
 from batchnorm.doctor.passes import ENOUGH
 from batchnorm.doctor.patient import Patient, UnavailableError
 from batchnorm.doctor.report import LayerGap, Origin, Report
 from batchnorm.doctor.rule import Rule, chosen_rules
 from batchnorm.doctor.settings import Settings
-from batchnorm.records import SEVERITIES, Finding
+from batchnorm.records import SEVERITIES, Finding, LayerRecord
 
 __all__ = ["diagnose", "examine"]
 
@@ -78,7 +79,8 @@ def diagnose(
         layers,
         explain(patient, kept, layers),
         len(patient.training.batches) if _measured(patient) else 0,
-        len(patient.layers) + len(patient.exported),
+        max(len(patient.layers), len(patient.exported)),
+        tuple(_channels(patient, layer.layer) for layer in layers),
         Origin(patient.loader, circumstances, again),
     )
 
@@ -127,7 +129,9 @@ def _patient(model: object, loader: Iterable[Any] | None, settings: Settings, ba
         return Patient(model, None, loader, settings, batches)
     if isinstance(model, Mapping):
         return Patient(None, model, None, settings, batches)
-    raise ValueError(f"diagnose: model expected a module or a state dict, got {type(model).__name__}")
+    raise ValueError(
+        f"diagnose: model expected a module, a state dict or an exported program, got {type(model).__name__}"
+    )
 
 
 def _lacking(rule: Rule, patient: Patient) -> str:
@@ -205,3 +209,17 @@ def _gaps(patient: Patient) -> tuple[LayerGap, ...]:
         for name in patient.training.order
         if name in own
     )
+
+
+def _channels(patient: Patient, name: str) -> LayerRecord:
+    layer, (mean, var) = patient.by_name[name], patient.training.series[name].pooled()
+    assert layer.mean is not None
+    assert layer.var is not None
+    kept = {
+        "running_mean": layer.mean,
+        "running_var": layer.var,
+        "population_mean": mean,
+        "population_var": var,
+    }
+    # A diagnosis has one arm and no epochs, and takes no quantiles.
+    return LayerRecord("batch", 0, 0, name, (), **{key: tuple(plain(v).tolist()) for key, v in kept.items()})

@@ -129,10 +129,8 @@ class Patient:
 
     @cached_property
     def step(self) -> tuple[Call, ...]:
-        """The calls of a training step, backward included; empty if none could be made."""
-        with contextlib.suppress(RuntimeError, ValueError, TypeError):
-            return self._step(self.first_batch)
-        return ()
+        """The calls of a training step, backward included; those before its error if it fails."""
+        return self._step(self.first_batch)
 
     @cached_property
     def first_batch(self) -> Any:
@@ -204,14 +202,19 @@ class Patient:
         with self.lent() as loan, torch.enable_grad():
             loan.train()
             with Observer(self.model, self.by_name).hooked() as observer:
-                if self.settings.step_fn is not None:
-                    self.settings.step_fn(self.model, batch)
-                else:
-                    outputs = list(tensors_in(self.forward(self.model, batch)))
-                    total = sum(o.float().sum() for o in outputs if o.requires_grad)
-                    if isinstance(total, Tensor):
-                        total.backward()  # type: ignore[no-untyped-call]
+                with contextlib.suppress(RuntimeError, ValueError, TypeError):
+                    self._run_step(batch)
                 return tuple(observer.calls)
+
+    def _run_step(self, batch: Any) -> None:
+        assert self.model is not None
+        if self.settings.step_fn is not None:
+            self.settings.step_fn(self.model, batch)
+            return
+        outputs = list(tensors_in(self.forward(self.model, batch)))
+        total = sum(o.float().sum() for o in outputs if o.requires_grad)
+        if isinstance(total, Tensor):
+            total.backward()  # type: ignore[no-untyped-call]
 
 
 def tensors_in(value: object) -> Iterator[Tensor]:

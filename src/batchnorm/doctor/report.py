@@ -8,7 +8,7 @@ from torch import nn
 
 from batchnorm.doctor.fix import FixReport, fix
 from batchnorm.doctor.settings import Settings
-from batchnorm.records import Finding
+from batchnorm.records import Finding, LayerRecord
 
 __all__ = ["LayerGap", "Origin", "Report"]
 
@@ -60,6 +60,7 @@ class Report:
         explanation: Why prediction differs from training, in words; empty if it does not.
         batches: Training batches looked at.
         layers_seen: Batch-norm layers there are.
+        channels: Running and measured (``population_…``) statistics of those layers, channel by channel.
     """
 
     findings: tuple[Finding, ...]
@@ -69,6 +70,7 @@ class Report:
     explanation: str
     batches: int
     layers_seen: int
+    channels: tuple[LayerRecord, ...] = dataclasses.field(repr=False, compare=False)
     origin: Origin = dataclasses.field(repr=False, compare=False)
 
     @property
@@ -115,7 +117,7 @@ class Report:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; a number that is not finite becomes None."""
+        """Plain JSON values, without channels; a number that is not finite becomes None."""
         return {
             "findings": [finding.to_dict() for finding in self.findings],
             "withdrawn": [finding.to_dict() for finding in self.withdrawn],

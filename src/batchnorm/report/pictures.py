@@ -9,7 +9,7 @@ from batchnorm.records import RunRecord, write_atomic
 from batchnorm.report import charts, payload, theme
 from batchnorm.report.vega import vl_convert
 
-__all__ = ["picture_specs", "write_pictures"]
+__all__ = ["bounds_of", "picture_specs", "write_pictures"]
 
 _ACCURACIES = {
     "train_accuracy": "training",
@@ -66,7 +66,7 @@ def _curves(run: RunRecord, look: charts.Look) -> dict[str, charts.Spec]:
     epochs = payload.ends(row.epoch for row in run.epochs)
 
     def panel(measure: str, scale: Sequence[str], title: str, width: int) -> charts.Spec:
-        bounds = _bounds(row[name] for row in rows for name in scale)
+        bounds = bounds_of(row[name] for row in rows for name in scale)
         chart = charts.curve(measure, look, bounds, epochs)
         return _panel(chart, rows, title, width, 260)
 
@@ -93,7 +93,7 @@ def _layers(run: RunRecord, look: charts.Look) -> dict[str, charts.Spec]:
     inputs = []
     for layer in layers:
         here = [row for row in quantiles if row["layer"] == layer]
-        bounds = _bounds(value for row in here for value in row["input_quantiles"])
+        bounds = bounds_of(value for row in here for value in row["input_quantiles"])
         for arm in run.arms:
             chart = charts.input_bands(look, bounds, epochs)
             inputs.append(
@@ -110,12 +110,12 @@ def _layers(run: RunRecord, look: charts.Look) -> dict[str, charts.Spec]:
     for layer in layers:
         here = [row for row in now if row["layer"] == layer]
         for words, name in (("mean", "mean"), ("variance", "var")):
-            bounds = _bounds(_values(here, f"running_{name}", f"population_{name}"), 0.06)
+            bounds = bounds_of(_values(here, f"running_{name}", f"population_{name}"), 0.06)
             statistics.append(
                 _panel(charts.agreement(name, look, bounds), here, f"{layer}, {words}", 150, 150)
             )
         for words, name, start in (("gamma", "weight", 1.0), ("beta", "bias", 0.0)):
-            bounds = _bounds([start, *_values(here, name)], 0.06)
+            bounds = bounds_of([start, *_values(here, name)], 0.06)
             affine.append(_panel(charts.affine(name, look, bounds), here, f"{layer}, {words}", 200, 110))
     return specs | {
         "statistics": _picture(
@@ -159,7 +159,7 @@ def _panel(
     return {**chart, **named, "data": {"values": list(rows)}, "width": width, "height": height}
 
 
-def _bounds(values: Iterable[float | None], margin: float = 0.0) -> tuple[float, float]:
+def bounds_of(values: Iterable[float | None], margin: float = 0.0) -> tuple[float, float]:
     """Smallest and largest value with a share of their distance added on both ends."""
     numbers = [value for value in values if value is not None]
     if not numbers:

@@ -12,10 +12,9 @@ from typing import Any
 from torch import nn
 
 from batchnorm.targets.checkpoint import CHECKPOINTS, load_state, put_state
+from batchnorm.targets.program import PROGRAMS
 
 __all__ = ["load_factory", "load_model"]
-
-PROGRAMS = (".onnx", ".pt2")
 
 
 def load_model(op: str, text: str, weights: str | os.PathLike[str] | None = None) -> nn.Module:
@@ -30,7 +29,7 @@ def load_model(op: str, text: str, weights: str | os.PathLike[str] | None = None
         ValueError: In one line: there is no such factory, it fails, makes something else, or the weights
             are those of another model.
     """
-    if Path(text).suffix in (*CHECKPOINTS, *PROGRAMS):
+    if text.endswith((*CHECKPOINTS, *PROGRAMS)):
         raise ValueError(
             f"{op}: target expected a factory, as file.py:factory, and its tensors as --weights, got {text}"
         )

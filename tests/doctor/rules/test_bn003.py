@@ -41,6 +41,12 @@ def test_is_silent_without_data_on_a_batch_that_was_scaled():
     assert "BN003" not in diagnose(outlier(1000.0, whole=True)).codes  # nothing in the layer tells
 
 
+def test_is_silent_on_means_that_are_off_where_the_variance_is_right():
+    model = trained()
+    model[1].running_mean += 2 * model[1].running_var.sqrt()
+    assert diagnose(model, batches()).codes == ("BN027",)
+
+
 def test_mending_forgets_the_outlier():
     model = outlier()
     mend(model, diagnose(model, batches()), "BN003", batches())

@@ -4,9 +4,10 @@ The running variance takes in the square of an outlier: a batch scaled by 1e4 ta
 forget at momentum 0.1. Prediction then shrinks everything towards 0.
 
 Found by: in half of the channels or more the running variance is ten times that of the batches; or the
-running mean is off by more than one standard deviation to the same side in three quarters. The
-checkpoint alone tells little, since a scaled batch blows up all channels alike: the largest variance over
-the median of its layer above 1e4 is a hint.
+running mean is off by more than one standard deviation to the same side in three quarters, and the variance
+is twice too large (a mean alone that is off has other causes). The checkpoint alone tells little, since a
+scaled batch blows up all channels alike: the largest variance over the median of its layer above 1e4 is a
+hint.
 
 Severity: error with data; info without.
 
@@ -30,7 +31,7 @@ EVIDENCE = "C"
 RANK = 4
 EXPLAINED_BY = ("BN001", "BN002", "BN007", "BN012", "BN026", "BN034")
 
-EXPLODED, OFF, HINT = 10.0, 1.0, 1e4
+EXPLODED, GROWN, OFF, HINT = 10.0, 2.0, 1.0, 1e4
 HALF, MOST = 0.5, 0.75  # of the channels
 
 
@@ -72,7 +73,7 @@ def _compare(layer: Layer, series: Series) -> Iterator[Finding]:
     off = ((plain(layer.mean) - series.mean.median(0).values) / fresh.sqrt())[varies]
     exploded = float((ratio >= EXPLODED).double().mean())
     aside = max(float((off > OFF).double().mean()), float((off < -OFF).double().mean()))
-    if exploded >= HALF or aside >= MOST:
+    if exploded >= HALF or (aside >= MOST and float(ratio.median()) >= GROWN):
         yield found(
             "error",
             layer.name,

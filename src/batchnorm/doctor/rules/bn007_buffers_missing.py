@@ -17,19 +17,16 @@ alone, which is BN006.
 Reports: B1-05, CK-04, CK-05, CK-07, IN-08.
 """
 
-from collections.abc import Iterator, Mapping
-
-from torch import Tensor
+from collections.abc import Iterator
 
 from batchnorm.doctor.layer import Layer
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import advice, found
 from batchnorm.records import Finding
+from batchnorm.targets import unwrapped
 
 EVIDENCE = "C"
 RANK = 2
-
-PREFIXES = ("module.", "_orig_mod.", "model.")  # what wrappers put before names
 
 
 def check(patient: Patient) -> Iterator[Finding]:
@@ -37,13 +34,13 @@ def check(patient: Patient) -> Iterator[Finding]:
     given = patient.settings.checkpoint
     if patient.model is None or given is None:
         return
-    keys = _unwrapped(given)
+    own = patient.model.state_dict().keys()
+    keys = set(unwrapped(given, own))
     missing = {layer.name: lacking for layer in patient.layers if (lacking := _lacking(layer, keys))}
     if not missing:
         return
     wanted = [key for layer in patient.layers for key in _keys(layer)]
     share = 1 - sum(map(len, missing.values())) / len(wanted)
-    own = patient.model.state_dict().keys()
     biases = [key for key in keys if key.endswith("bias") and key not in own]
     if all(key.endswith(("running_mean", "running_var")) for lacking in missing.values() for key in lacking):
         why = "it holds parameters alone, as from named_parameters(): save state_dict()"
@@ -75,11 +72,3 @@ def _keys(layer: Layer) -> list[str]:
 
 def _lacking(layer: Layer, keys: set[str]) -> list[str]:
     return [key for key in _keys(layer) if key not in keys]
-
-
-def _unwrapped(given: Mapping[str, Tensor]) -> set[str]:
-    keys = set(given)
-    for prefix in PREFIXES:
-        if keys and all(key.startswith(prefix) for key in keys):
-            keys = {key.removeprefix(prefix) for key in keys}
-    return keys

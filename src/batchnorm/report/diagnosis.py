@@ -1,0 +1,145 @@
+"""The page of a diagnosis: findings, layers with the worst first, running against measured statistics."""
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib import resources
+from string import Template
+from typing import Any
+
+from batchnorm.records import SEVERITIES, LayerRecord
+from batchnorm.report import charts, theme
+from batchnorm.report.pictures import bounds_of
+from batchnorm.report.vega import vl_convert
+
+__all__ = ["render_diagnosis"]
+
+SHOWN = 8  # layers with a picture; the table has all of them
+_STATISTICS = (("mean", "mean"), ("var", "variance"))
+_COLOURS = {"error": "alert", "warn": "orange", "info": "blue"}
+_SIZE = 220
+
+
+def render_diagnosis(target: str, diagnosis: Mapping[str, Any], channels: Sequence[LayerRecord]) -> str:
+    """The page as HTML, without scripts and without any address that a browser would fetch.
+
+    Args:
+        target: What was diagnosed.
+        diagnosis: The report as plain JSON values, ``Report.to_dict()``.
+        channels: Running and measured statistics by layer, ``Report.channels``; empty without data.
+
+    Raises:
+        ImportError: If there are channels to draw and the ``train`` extra is not installed.
+    """
+    findings, layers = diagnosis["findings"], diagnosis["layers"]
+    worst = sorted(layers, key=lambda layer: -(layer["own"] or 0.0))
+    known = {record.layer: record for record in channels}
+    drawn = [known[layer["layer"]] for layer in worst if layer["layer"] in known][:SHOWN]
+    return Template(_file("diagnosis.html")).substitute(
+        title=f"{escape(target)}: {_counts(findings)}",
+        target=escape(target),
+        counts=_counts(findings),
+        lede=f"{diagnosis['layers_seen']} batch-norm layers, {diagnosis['batches']} training batches.",
+        findings="".join(map(_finding, findings)) or "<p>Nothing was found.</p>",
+        explanation=f"<pre>{escape(diagnosis['explanation'])}</pre>" if diagnosis["explanation"] else "",
+        strip=_strip(worst),
+        pictures="".join(map(_pictures, drawn)),
+        rest=_rest(diagnosis),
+        colours=theme.stylesheet(),
+        style=_file("report.css") + _file("diagnosis.css"),
+    )
+
+
+def _counts(findings: Sequence[Mapping[str, Any]]) -> str:
+    grave = [finding["severity"] for finding in findings]
+    return ", ".join(f"{grave.count(s)} {s}" for s in SEVERITIES if s in grave) or "no findings"
+
+
+def _finding(finding: Mapping[str, Any]) -> str:
+    numbers = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in finding["evidence"].items())
+    where = "the model" if finding["layer"] is None else finding["layer"] or "the layer"
+    return (
+        f'<article style="--accent: var(--{_COLOURS[finding["severity"]]})">'
+        f"<h3>{finding['severity']} {finding['code']} {escape(finding['name'])} "
+        f'<span class="at">in <code>{escape(where)}</code>, {finding["state"]}</span></h3>'
+        f"<p>{escape(finding['message'])}</p>"
+        + (f'<p class="note">Evidence: {escape(numbers)}</p>' if numbers else "")
+        + f"<p>Fix ({finding['fix']['kind']}): {escape(finding['fix']['text'])}.</p></article>"
+    )
+
+
+def _strip(layers: Sequence[Mapping[str, Any]]) -> str:
+    if not layers:
+        return "<p>Gaps are measured on training data, and there were none.</p>"
+    rows = "".join(
+        f'<tr><th scope="row"><code>{escape(layer["layer"] or "(the model)")}</code></th>'
+        f'<td><span class="bar-of" style="--share: {_share(layer["own"]):.0%}"></span></td>'
+        f"{''.join(f'<td>{_number(layer[key])}</td>' for key in ('own', 'prediction', 'size', 'worst'))}</tr>"
+        for layer in layers
+    )
+    heads = "".join(
+        f'<th scope="col">{words}</th>'
+        for words in ("", "own gap", "gap in prediction", "size in σ", "worst channel")
+    )
+    return (
+        '<div class="scroll" tabindex="0" role="group" aria-label="Table, scrolls sideways">'
+        f'<table class="numbers strip"><thead><tr><td></td>{heads}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _share(ratio: float | None) -> float:
+    """Length of a bar: nothing at 1, which is healthy, whole at 100; on a logarithmic scale."""
+    return 1.0 if ratio is None else min(1.0, max(0.0, math.log10(max(ratio, 1.0)) / 2))
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def _pictures(record: LayerRecord) -> str:
+    panels = "".join(_agreement(record, name, words) for name, words in _STATISTICS)
+    return (
+        f"<figure><figcaption><code>{escape(record.layer or '(the model)')}</code></figcaption>"
+        f'<div class="panels">{panels}</div></figure>'
+    )
+
+
+def _agreement(record: LayerRecord, name: str, words: str) -> str:
+    pairs = zip(getattr(record, f"running_{name}"), getattr(record, f"population_{name}"), strict=True)
+    finite = [pair for pair in pairs if all(map(math.isfinite, pair))]
+    row = {
+        "arm": "batch",
+        f"running_{name}": [p[0] for p in finite],
+        f"population_{name}": [p[1] for p in finite],
+    }
+    look = charts.Look(("batch",), theme.variable, many_seeds=False, interactive=True)
+    bounds = bounds_of((value for pair in finite for value in pair), 0.06)
+    spec = {
+        **charts.agreement(name, look, bounds),
+        "data": {"values": [row]},
+        "width": _SIZE,
+        "height": _SIZE,
+        "config": theme.vega_config(theme.variable),
+    }
+    label = f"Running {words} of each channel over the measured one"
+    lost = len(getattr(record, f"running_{name}")) - len(finite)
+    note = f", without {lost} that are not finite" if lost else ""
+    svg = vl_convert().vegalite_to_svg(spec)
+    return f'<div class="panel" role="img" aria-label="{label}"><h4>{words}{note}</h4>{svg}</div>'
+
+
+def _rest(diagnosis: Mapping[str, Any]) -> str:
+    taken_back = [f"{f['code']} {f['layer'] or ''}: {f['message']}" for f in diagnosis["withdrawn"]]
+    skipped = [f"{code}: {reason}" for code, reason in diagnosis["skipped"].items()]
+    parts = (("Suspicions that were taken back", taken_back), ("Rules that were not checked", skipped))
+    return "".join(
+        f"<details><summary>{words}: {len(lines)}</summary>"
+        f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul></details>"
+        for words, lines in parts
+        if lines
+    )
+
+
+def _file(name: str) -> str:
+    return resources.files("batchnorm.report").joinpath("page", name).read_text(encoding="utf-8")
