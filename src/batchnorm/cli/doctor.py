@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from batchnorm.cli.progress import make_console
-from batchnorm.cli.target import load_factory, load_state, load_target
 from batchnorm.cli.words import words
 from batchnorm.records import SEVERITIES, Finding, write_atomic
 
@@ -59,22 +58,24 @@ def command(
 
     from batchnorm.doctor import diagnose
     from batchnorm.doctor.sarif import sarif as to_sarif
+    from batchnorm.targets import CHECKPOINTS, load_factory, load_model, load_state
 
     if fail_on not in SEVERITIES:
         raise ValueError(f"doctor: fail-on expected one of {', '.join(SEVERITIES)}, got {fail_on!r}")
     if fix and (out is None or out.exists()):
         raise ValueError(f"doctor: out expected a new file for the mended copy, got {out}")
-    model = load_target(target)
+    alone = Path(target).suffix in CHECKPOINTS
+    model = load_state("doctor", target, "target") if alone else load_model("doctor", target)
     state = None
     if weights is not None:
         if not isinstance(model, nn.Module):
             raise ValueError("doctor: weights expected a factory as target, got a checkpoint")
-        state = load_state(weights)
+        state = load_state("doctor", weights)
         _load(model, state)
     report = diagnose(
         model,
-        None if data is None else load_factory("data", data)(),
-        optimizer=None if optimizer is None else load_factory("optimizer", optimizer)(model),
+        None if data is None else load_factory("doctor", "data", data)(),
+        optimizer=None if optimizer is None else load_factory("doctor", "optimizer", optimizer)(model),
         rules=words(rules) or None,
         ignore=words(ignore),
         batches=batches,

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -15,42 +16,47 @@ __all__ = ["CHECKPOINTS", "load_state", "pack_state", "put_state", "unpack_state
 CHECKPOINTS = (".safetensors", ".pt", ".pth")
 
 # Where training scripts keep the state dict among other things.
-_KEYS = ("state_dict", "model_state_dict", "model")
+_KEYS = ("state_dict", "model_state_dict", "model", "ema")
 # What wrappers of a model put before its names; our own training checkpoints have "model.".
 _PREFIXES = ("", "module.", "_orig_mod.", "model.")
+# In what torch's reader says of a class or function that is no tensor's.
+_NAMED = "GLOBAL"
 _SHOWN = 3
 
 
-def load_state(op: str, path: str | os.PathLike[str]) -> dict[str, Tensor]:
+def load_state(op: str, path: str | os.PathLike[str], what: str = "weights") -> dict[str, Tensor]:
     """The tensors of a checkpoint, on the CPU.
 
     Args:
         op: Who asks, for errors.
         path: ``.safetensors``, or ``.pt`` or ``.pth`` of a state dict, perhaps under ``state_dict``,
-            ``model_state_dict`` or ``model``. Other objects in it are left out; a file that wants to run
-            code is refused.
+            ``model_state_dict``, ``model`` or ``ema``. Other objects in it are left out; a file that wants
+            to run code is refused.
+        what: The argument that it stands for, for errors.
 
     Raises:
         ValueError: In one line, if it is no such file.
     """
     path = Path(path)
     if path.suffix not in CHECKPOINTS:
-        raise ValueError(f"{op}: weights expected a file {', '.join(CHECKPOINTS)}, got {path}")
+        raise ValueError(f"{op}: {what} expected a file {', '.join(CHECKPOINTS)}, got {path}")
     if not path.is_file():
-        raise ValueError(f"{op}: weights expected a file, got none at {path}")
+        raise ValueError(f"{op}: {what} expected a file, got none at {path}")
     if path.suffix == ".safetensors":
-        return unpack_state(op, path.read_bytes(), path)
+        return unpack_state(op, path.read_bytes(), path, what)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error):  # a class or function that is no tensor's
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles that torch did not write
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # of a damaged file torch's reader raises anything
+        if isinstance(error, pickle.UnpicklingError) and _NAMED in str(error):
             raise ValueError(
-                f"{op}: weights expected tensors only, got {path} with objects that would run code; "
+                f"{op}: {what} expected tensors only, got {path} with objects that would run code; "
                 "nothing of it was run"
             ) from error
-        raise ValueError(f"{op}: weights expected a whole file of tensors, got {path}") from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ValueError(f"{op}: weights expected a whole file of tensors, got {path}") from error
+        raise ValueError(f"{op}: {what} expected a whole file of tensors, got {path}") from error
     for key in _KEYS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -60,7 +66,7 @@ def load_state(op: str, path: str | os.PathLike[str]) -> dict[str, Tensor]:
         else {}
     )
     if not tensors:
-        raise ValueError(f"{op}: weights expected a state dict, got {type(content).__name__} in {path}")
+        raise ValueError(f"{op}: {what} expected a state dict, got {type(content).__name__} in {path}")
     return tensors
 
 
@@ -105,7 +111,7 @@ def pack_state(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> byte
     return safetensors.torch.save(tensors, dict(metadata))
 
 
-def unpack_state(op: str, content: bytes, source: object) -> dict[str, Tensor]:
+def unpack_state(op: str, content: bytes, source: object, what: str = "weights") -> dict[str, Tensor]:
     """The tensors of a safetensors file.
 
     Raises:
@@ -114,7 +120,7 @@ def unpack_state(op: str, content: bytes, source: object) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load(content)
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{op}: weights expected a whole safetensors file, got {source}: {error}") from error
+        raise ValueError(f"{op}: {what} expected a whole safetensors file, got {source}: {error}") from error
 
 
 def _some(names: Iterable[str]) -> str:
