@@ -30,8 +30,37 @@ def once():
 def empty():
     return []
 
+def dicts():
+    return [{"input": x} for x, _ in data()]
+
+def failing():
+    yield from data()
+    raise KeyError("gone")
+
+class Failing:
+    def __iter__(self):
+        return failing()
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return (x for x, _ in data())
+
+def stream():
+    return torch.utils.data.DataLoader(Stream(), batch_size=None)
+
 def number():
     return 3
+
+class Two(nn.Module):
+    def forward(self, x, y):
+        return x + y
+
+class Wrong(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1)
+    def forward(self, x):
+        return {"a": self.norm(x)}["b"]
 
 class Hidden(nn.Module):
     def __init__(self):
@@ -128,6 +157,26 @@ def test_recalibrate_writes_the_new_statistics_and_keeps_the_old(run):
     assert json.loads(result.output)["layers"][0]["batches"] == 2
 
 
+@pytest.mark.parametrize("data", ["dicts", "stream"])
+def test_recalibrate_takes_keyword_arguments_and_streams(run, data):
+    run("recalibrate net.py:model --data net.py:data -o out.safetensors")
+    run(f"recalibrate net.py:model --data net.py:{data} -o other.safetensors")
+    new, other = load_file("out.safetensors"), load_file("other.safetensors")
+    assert torch.equal(new["1.running_var"], other["1.running_var"])
+
+
+def test_json_has_no_numbers_that_json_lacks(run):
+    result = run("recalibrate net.py:model --data net.py:data -o out.safetensors --batches 1 --json")
+    assert json.loads(result.output, parse_constant=pytest.fail)["layers"][0]["standard_error"] is None
+
+
+def test_export_to_onnx_says_nothing_of_torchs(run, caplog):
+    pytest.importorskip("onnxscript", reason="pip install 'batchnorm[onnx]'")
+    pytest.importorskip("onnxruntime", reason="pip install 'batchnorm[onnx]'")
+    run("export net.py:model -o out.onnx --input 1x1x6x6")
+    assert [record.getMessage() for record in caplog.records if record.levelname != "DEBUG"] == []
+
+
 def load_data():
     from batchnorm.targets import load_factory
 
@@ -157,6 +206,23 @@ def load_data():
         ),
         ("export net.py:model -o out.bin --input 1x1x6x6", "out expected to end in .onnx or .pt2"),
         ("export net.py:model -o out.pt2", "input expected --input 1x3x224x224 or --data"),
+        ("fold net.py:Two -o out.safetensors --input 1x3", "runs on the input, got TypeError: "),
+        ("fold net.py:Wrong -o out.safetensors --input 1x1x2x2", "runs on the input, got KeyError: 'b'"),
+        ("export net.py:Wrong -o out.pt2 --input 1x1x2x2", "runs on the input, got KeyError: 'b'"),
+        ("recalibrate net.py:Wrong --data net.py:data -o out.safetensors", "runs on the data, got KeyError"),
+        (
+            "recalibrate net.py:model --data net.py:Failing -o out.safetensors",
+            "batches, got KeyError: 'gone'",
+        ),
+        (
+            "recalibrate net.py:model --data net.py:failing -o out.safetensors --method onepass",
+            "batches, got KeyError: 'gone'",
+        ),
+        ("fold net.py:model -o out.safetensors --data net.py:failing --tolerance -1", "tolerance expected"),
+        (
+            "recalibrate net.py:model --data net.py:data -o out.safetensors --device zoo",
+            "of this machine, got",
+        ),
         ("recalibrate net.py:model --data net.py:once -o out.safetensors", "can be passed over again"),
         ("recalibrate net.py:model --data net.py:empty -o out.safetensors", "recalibrate: "),
     ],

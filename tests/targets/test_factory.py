@@ -1,5 +1,7 @@
 """Factories by name, and what is said when there is none."""
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -30,6 +32,14 @@ def test_a_file_and_a_module_of_the_current_directory(place):
     assert load_factory("fold", "data", "factories_here.py:twice")(4) == 8
 
 
+def test_a_file_finds_what_lies_beside_it(place, monkeypatch):
+    monkeypatch.setattr("sys.path", [entry for entry in sys.path if entry not in ("", str(place))])
+    (place / "nets").mkdir()
+    (place / "nets" / "layers_of_theirs.py").write_text("from torch.nn import ReLU as Layer")
+    (place / "nets" / "net.py").write_text("from layers_of_theirs import Layer")
+    assert isinstance(load_model("fold", "nets/net.py:Layer"), nn.ReLU)
+
+
 def test_weights_are_put_in(place):
     state = nn.Linear(2, 3).state_dict() | {"bias": torch.ones(3)}
     (place / "w.safetensors").write_bytes(pack_state(state, {}))
@@ -48,7 +58,7 @@ def test_weights_are_put_in(place):
         ("factories_here:number", "target expected a factory of a torch.nn.Module, got int"),
         ("factories_here:broken", "target expected factories_here:broken to work, got KeyError: 'two"),
         ("model.safetensors", "target expected a factory, .* as --weights, got model.safetensors"),
-        ("model.onnx", "target expected a factory, .* as --weights, got model.onnx"),
+        ("model.onnx", "target expected a factory, .*, got model.onnx, a program without modules"),
     ],
 )
 def test_what_is_no_factory_is_said_in_one_line(place, text, words):

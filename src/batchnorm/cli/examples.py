@@ -1,6 +1,8 @@
 """Inputs and files of the commands that write a model."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sized
+import contextlib
+import operator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +12,34 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["WatchedLoader", "check_out", "example_of", "first_input", "load_batches", "pack_checked"]
+__all__ = [
+    "WatchedLoader",
+    "check_out",
+    "example_of",
+    "expect_runs",
+    "first_input",
+    "input_of",
+    "load_batches",
+    "pack_checked",
+    "theirs",
+]
+
+
+@contextlib.contextmanager
+def theirs(op: str, expected: str) -> Iterator[None]:
+    """Run a person's code: whatever it raises is no fault of ours, but one line.
+
+    Args:
+        op: Who asks, for errors.
+        expected: The argument that the code stands for, and what is expected of it.
+    """
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:
+        got = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(f"{op}: {expected}, got {got}") from error
 
 
 def check_out(op: str, out: Path, suffixes: tuple[str, ...], force: bool) -> None:
@@ -21,6 +50,14 @@ def check_out(op: str, out: Path, suffixes: tuple[str, ...], force: bool) -> Non
         raise ValueError(f"{op}: out expected a new file, or --force, got {out}")
     if not out.parent.is_dir():
         raise ValueError(f"{op}: out expected a file in a directory that exists, got {out}")
+
+
+def expect_runs(op: str, model: "nn.Module", example: Any) -> None:
+    """Refuse a model that does not run on the example, before that looks like a fault of ours."""
+    from batchnorm.surgery.equivalence import outputs_of
+
+    with theirs(op, "target expected a model that runs on the input"):
+        outputs_of(model, example)
 
 
 def load_batches(op: str, text: str) -> Iterable[Any]:
@@ -51,14 +88,19 @@ def example_of(op: str, shape: str | None, data: str | None) -> Any:
 
 
 def first_input(op: str, batches: Iterable[Any]) -> Any:
-    """What the model is given of the first batch: the batch, or the tensor that it begins with."""
+    """What the model is given of the first batch."""
+    with theirs(op, "data expected an iterable of batches"):
+        return input_of(op, next(iter(batches), None))
+
+
+def input_of(op: str, batch: Any) -> Any:
+    """What the model is given of a batch: a tensor, or keyword arguments; or what the batch begins with."""
     from torch import Tensor
 
-    batch = next(iter(batches), None)
     head = batch[0] if isinstance(batch, tuple | list) and batch else batch
     if not isinstance(head, Tensor | Mapping):
         got = "no batch" if batch is None else type(batch).__name__
-        raise ValueError(f"{op}: data expected batches that are a tensor or begin with one, got {got}")
+        raise ValueError(f"{op}: data expected batches that are or begin with a tensor or dict, got {got}")
     return head
 
 
@@ -88,14 +130,16 @@ def pack_checked(
 
 
 class WatchedLoader:
-    """A loader with a progress bar; each pass over it begins anew.
+    """A loader with a progress bar; each pass over it begins anew, and an error in it is one line.
 
     Args:
+        op: Who asks, for errors.
         loader: Any iterable that can be passed over again.
         console: Where; a terminal sees the bar, anything else nothing.
     """
 
-    def __init__(self, loader: Iterable[Any], console: Console) -> None:
+    def __init__(self, op: str, loader: Iterable[Any], console: Console) -> None:
+        self.op = op
         self.loader = loader
         self.passes = 0
         self.progress = Progress(
@@ -111,8 +155,8 @@ class WatchedLoader:
     def __iter__(self) -> Iterator["Tensor | Any"]:
         """Pass over the loader."""
         self.passes += 1
-        total = len(self.loader) if isinstance(self.loader, Sized) else None
-        with self.progress:
+        total = operator.length_hint(self.loader) or None  # a DataLoader of a stream has a len() that raises
+        with self.progress, theirs(self.op, "data expected an iterable of batches"):
             task = self.progress.add_task(f"pass {self.passes}, batches", total=total)
             for batch in self.loader:
                 yield batch

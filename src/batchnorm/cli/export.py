@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from batchnorm.cli.examples import check_out, example_of
+from batchnorm.cli.examples import check_out, example_of, expect_runs
 from batchnorm.cli.fold import summary
 from batchnorm.cli.progress import make_console
 
@@ -45,6 +45,7 @@ def command(
     example = example_of("export", input, data)
     if example is None:
         raise ValueError("export: input expected --input 1x3x224x224 or --data file.py:factory, got neither")
+    expect_runs("export", model, example)
     try:
         report = export(
             model,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from batchnorm.cli.examples import check_out, example_of, pack_checked
+from batchnorm.cli.examples import check_out, example_of, expect_runs, pack_checked
 from batchnorm.cli.progress import make_console
 from batchnorm.records import write_atomic
 
@@ -44,6 +44,8 @@ def command(
         raise ValueError("fold: verify expected --input 1x3x224x224 or --data file.py:factory, got neither")
     if not verify:
         tolerance = math.inf
+    if example is not None:
+        expect_runs("fold", model, example)
     folded, report = fold(model, example, tolerance=tolerance)
     fresh = None
     if verify:

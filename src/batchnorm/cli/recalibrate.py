@@ -1,7 +1,7 @@
 """``batchnorm recalibrate``: population statistics in the place of the running ones."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,12 +9,22 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from batchnorm.cli.examples import WatchedLoader, check_out, first_input, load_batches, pack_checked
+from batchnorm.cli.examples import (
+    WatchedLoader,
+    check_out,
+    first_input,
+    input_of,
+    load_batches,
+    pack_checked,
+    theirs,
+)
 from batchnorm.cli.progress import make_console
 from batchnorm.cli.words import words
 from batchnorm.records import write_atomic
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from batchnorm.surgery import RecalibrationReport
 
 __all__ = ["HELP", "command"]
@@ -58,12 +68,15 @@ def command(
     model = load_model("recalibrate", target, weights)
     old = {name: buffer.clone() for name, buffer in model.named_buffers()}
     if device is not None:
-        model = model.to(device)
+        with theirs("recalibrate", "device expected one of this machine"):
+            model = model.to(device)
     loader = load_batches("recalibrate", data)
     console = make_console(as_json)
+    watched = WatchedLoader("recalibrate", loader, console)
     report = recalibrate(
         model,
-        loader if isinstance(loader, Iterator) else WatchedLoader(loader, console),
+        iter(watched) if isinstance(loader, Iterator) else watched,  # what is one-time must look so
+        forward_fn=_run,
         method=method,
         layers=words(layers) or None,
         samples=samples,
@@ -81,14 +94,15 @@ def command(
     write_atomic(before, pack_state(old, {}))
     write_atomic(out, content)
     if as_json:
-        print(json.dumps({"target": target, "out": str(out), **_document(report)}, indent=1))
+        print(json.dumps({"target": target, "out": str(out), **report.to_dict()}, indent=1))
     _show(console, report)
     console.print(f"Written to {out}, what was before to {before}", markup=False)
 
 
-def _document(report: "RecalibrationReport") -> dict[str, object]:
-    layers = [vars(change) for change in report.layers]
-    return {"method": report.method, "layers": layers, "untouched": dict(report.untouched)}
+def _run(model: "nn.Module", batch: object) -> None:
+    given = input_of("recalibrate", batch)
+    with theirs("recalibrate", "target expected a model that runs on the data"):
+        model(**given) if isinstance(given, Mapping) else model(given)
 
 
 def _show(console: Console, report: "RecalibrationReport") -> None:

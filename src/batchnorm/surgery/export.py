@@ -1,13 +1,15 @@
 """Write a model as ONNX or as a torch.export program, folded and checked."""
 
+import contextlib
 import copy
 import dataclasses
 import io
 import json
+import logging
 import math
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,13 +183,25 @@ def _random_like(example: Any, batch: int) -> Any:
 def _to_onnx(program: ExportedProgram, outputs: int, metadata: str, *, optimize: bool) -> tuple[bytes, int]:
     # onnxscript's optimizer would fold batch norm, in float32 and unsaid
     names = ["output"] if outputs == 1 else [f"output_{number}" for number in range(outputs)]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _quiet_exporter():
         warnings.simplefilter("ignore")
         exported = torch.onnx.export(program, output_names=names, optimize=optimize, verbose=False)
     assert exported is not None
     exported.model.metadata_props["batchnorm.fold"] = metadata
     proto = exported.model_proto
     return proto.SerializeToString(), next(o.version for o in proto.opset_import if o.domain == "")
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Do not let torch say which operators of torchvision it will not need."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _run_onnx(content: bytes, examples: Sequence[Any]) -> list[list[Tensor]]:

@@ -52,16 +52,16 @@ def load_state(op: str, path: str | os.PathLike[str], what: str = "weights") -> 
     try:
         with warnings.catch_warnings(action="ignore"):  # TorchScript is refused below, in our words
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except OSError:
+        raise
+    except Exception as error:  # of a damaged file torch's reader raises anything
         # a class or function that is no tensor's
         wanted = re.search(r"[Uu]nsupported (?:global: )?GLOBAL (\S+)", str(error))
-        if wanted:
+        if wanted and isinstance(error, pickle.UnpicklingError):
             raise ValueError(
                 f"{op}: {what} expected tensors only, got {path} with objects that would run code "
                 f"({wanted[1]}); nothing of it was run"
             ) from error
-        raise ValueError(f"{op}: {what} expected a whole file of tensors, got {path}") from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
         kind = (
             "a file of tensors, got the TorchScript"
             if "TorchScript" in str(error)

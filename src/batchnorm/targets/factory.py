@@ -29,9 +29,13 @@ def load_model(op: str, text: str, weights: str | os.PathLike[str] | None = None
         ValueError: In one line: there is no such factory, it fails, makes something else, or the weights
             are those of another model.
     """
-    if text.endswith((*CHECKPOINTS, *PROGRAMS)):
+    if text.endswith(CHECKPOINTS):
         raise ValueError(
             f"{op}: target expected a factory, as file.py:factory, and its tensors as --weights, got {text}"
+        )
+    if text.endswith(PROGRAMS):
+        raise ValueError(
+            f"{op}: target expected a factory, as file.py:factory, got {text}, a program without modules"
         )
     model = load_factory(op, "target", text)()
     if not isinstance(model, nn.Module):
@@ -48,7 +52,7 @@ def load_factory(op: str, what: str, text: str) -> Callable[..., Any]:
         op: Who asks, for errors.
         what: The argument that it stands for, for errors.
         text: ``package.module:function`` or ``file.py:function``. The former is looked for in the current
-            directory too.
+            directory too, and what a file imports in the directory of that file.
 
     Raises:
         ValueError: If it cannot be imported; from the function, whatever that raises.
@@ -76,9 +80,12 @@ def load_factory(op: str, what: str, text: str) -> Callable[..., Any]:
 
 
 def _import(place: str) -> ModuleType:
-    if not place.endswith(".py"):
-        if os.getcwd() not in sys.path:
-            sys.path.insert(0, os.getcwd())  # a console script's path does not have it
+    is_file = place.endswith(".py")
+    # A console script's path has neither; python itself would look there for what the code imports.
+    home = str(Path(place).resolve().parent) if is_file else os.getcwd()
+    if home not in sys.path:
+        sys.path.insert(0, home)
+    if not is_file:
         return importlib.import_module(place)
     if not Path(place).is_file():
         raise FileNotFoundError("no such file")
