@@ -36,11 +36,11 @@ def use_triton_on_the_cpu() -> None:
 
 
 def check_overflow(checked: bool) -> None:
-    """Whether the interpreter repeats each operation on integers with 64 bits to see if 32 were enough."""
+    """Whether the interpreter asserts of each operation on integers that 32 bits are enough."""
     from triton.runtime import interpreter
 
     builder = interpreter.interpreter_builder
-    builder.options = dataclasses.replace(builder.options, sanitize_overflow=checked)
+    builder.options = dataclasses.replace(builder.options, sanitize_overflow=checked, debug=checked)
 
 
 def _patch_once(patch, scope):

@@ -3,31 +3,42 @@
 The interpreter takes what the compiler refuses: a variable that changes its type in a loop, say.
 """
 
+import dataclasses
 import importlib.util
 
 import pytest
 import torch
 
-from batchnorm.ops import eager
 from batchnorm.ops.activations import ACTIVATIONS, activation_code
 from tests.interpreter import INTERPRETED
-from tests.strategies import Case
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed"),
     pytest.mark.skipif(INTERPRETED, reason="Triton's interpreter replaces its compiler"),
 ]
 
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Arguments of a call; nothing is computed, so their memory need not be there."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    activation: str
+    layout: torch.memory_format = torch.contiguous_format
+
+    def tensor(self):
+        return torch.empty(self.shape, dtype=self.dtype, device="meta").contiguous(memory_format=self.layout)
+
+    def channels(self, *parts):
+        dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
+        return torch.empty(*parts, self.shape[1], dtype=dtype, device="meta")
+
+
 CASES = {
-    "bfloat16 channels_last": Case(
-        (8, 64, 6, 6), torch.bfloat16, "channels_last", residual="channels_last", activation="relu"
-    ),
-    "float16 contiguous": Case(
-        (4, 5, 7, 7), torch.float16, residual="contiguous", weight=False, activation="gelu"
-    ),
-    "float64, sizes of one": Case(
-        (9, 1), torch.float64, parameters=torch.float64, residual="contiguous", activation="tanh"
-    ),
+    "bfloat16 channels_last": Case((8, 64, 6, 6), torch.bfloat16, "relu", torch.channels_last),
+    "float16, more values side by side than 32 bits count": Case((2, 5, 2**31 + 5), torch.float16, "gelu"),
+    "float64, sizes of one": Case((2, 1), torch.float64, "tanh"),
 }
 
 
@@ -83,17 +94,17 @@ def kernel_functions():
 
 
 def call_every_operator(case, kernels):
-    tensors, code = case.tensors(), activation_code(case.activation)
-    x, residual, grad = tensors.input, tensors.residual, tensors.grad_output
-    affine = tensors.weight, tensors.bias, residual
-    running = tensors.running_mean, tensors.running_var
-    sizes, rows = [len(x) - 1, 1], [torch.randn(2, x.shape[1], dtype=case.accumulator) for _ in range(5)]
-    batches = torch.tensor(0)
-    kernels.batch_norm_forward_update(x, *affine, *running, batches, case.eps, code, 0.1, False)
-    kernels.batch_norm_forward_update(x, *affine, *running, batches, case.eps, code, None, True)
-    kernels.batch_norm_backward(grad, x, *affine, *eager.moments(x), case.eps, code)
-    kernels.normalize(x, *running, *affine, case.eps, code)
-    kernels.normalize_backward(grad, x, *running, *affine, case.eps, code)
+    code, eps, (mean, var) = activation_code(case.activation), 1e-5, (case.channels(), case.channels())
+    x = residual = grad = case.tensor()
+    affine = case.channels(), case.channels(), residual
+    half = case.shape[0] // 2
+    sizes, rows = [half, half], [case.channels(2) for _ in range(5)]
+    batches = torch.empty((), dtype=torch.int64, device="meta")
+    kernels.batch_norm_forward_update(x, *affine, mean, var, batches, eps, code, 0.1, False)
+    kernels.batch_norm_forward_update(x, *affine, mean, var, batches, eps, code, None, True)
+    kernels.batch_norm_backward(grad, x, *affine, mean, var, eps, code)
+    kernels.normalize(x, mean, var, *affine, eps, code)
+    kernels.normalize_backward(grad, x, mean, var, *affine, eps, code)
     kernels.moments(x, sizes)
     kernels.forward_apply(x, *rows[:3], residual, sizes, code)
     kernels.backward_reduce(grad, x, *rows[:3], residual, sizes, code)
@@ -101,7 +112,7 @@ def call_every_operator(case, kernels):
 
 
 @pytest.mark.parametrize(
-    ("name", "compiled"), list(zip(CASES, [90, 80, 80], strict=True)), indirect=["compiled"]
+    ("name", "compiled"), list(zip(CASES, [90, 90, 80], strict=True)), indirect=["compiled"]
 )
 def test_every_kernel_compiles_for_gpus_that_are_not_here(name, compiled):
     from batchnorm.ops.triton import kernels
@@ -110,7 +121,7 @@ def test_every_kernel_compiles_for_gpus_that_are_not_here(name, compiled):
     assert {function for function, _ in compiled} == {
         function.__name__ for function in kernel_functions() if function.__name__.endswith("_kernel")
     }
-    if CASES[name].shape[1] % 8 == 0:
+    if CASES[name].layout == torch.channels_last:
         for function, assembly in compiled:
             if function in ("batch_norm_fwd_kernel", "batch_norm_moments_kernel"):
                 assert "ld.global.v4" in assembly, f"{function} does not load 16 bytes at a time"

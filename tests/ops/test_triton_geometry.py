@@ -93,6 +93,8 @@ if INTERPRETED:
     [
         (2**20 + 1, 2048, 49),  # 10^11 values
         (2**33 + 3, 3, 1),  # more rows than 32 bits hold
+        (2**31 - 1, 3, 1),  # as many as they hold
+        (3, 2, 2**31 - 1),
         (2**30 + 1, 3, 1),  # more in all parts together
         (3, 2, 2**31 + 5),
         (70, 2**21, 100),  # a tile spans 2^31 values

@@ -12,6 +12,12 @@ __all__ = ["channel_sums", "coefficients", "lanes", "locate", "place"]
 
 
 @triton.jit
+def _blocks(size, BLOCK):
+    """How many blocks cover a size of at least 1. `tl.cdiv` adds before it divides, and may leave 32 bits."""
+    return (size - 1) // BLOCK + 1
+
+
+@triton.jit
 def locate(
     program,
     first_row,
@@ -28,8 +34,8 @@ def locate(
     One dimension of the grid holds all of it, since the other two end at 65,535. Neighbouring programs
     have neighbouring channels, which are neighbours in memory.
     """
-    of_part = tl.cdiv(rows, BLOCK_N) * tl.cdiv(S, BLOCK_S)
-    splits, blocks = tl.cdiv(of_part, tiles), tl.cdiv(C, BLOCK_C)
+    of_part = _blocks(rows, BLOCK_N) * _blocks(S, BLOCK_S)
+    splits, blocks = _blocks(of_part, tiles), _blocks(C, BLOCK_C)
     place = program // blocks
     part, split = place // splits, place % splits
     first_tile = split * tiles
@@ -51,12 +57,12 @@ def lanes(C, S, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.conste
 @triton.jit
 def place(t, n, c, s, row, rows, c0, C, S, BLOCK_N: tl.constexpr, BLOCK_S: tl.constexpr):
     """Offset of a tile in the tensor, a 64-bit scalar; which of its values exist; how many a channel has."""
-    across = tl.cdiv(S, BLOCK_S)
+    across = _blocks(S, BLOCK_S)
     n0 = (t // across).to(tl.int64) * BLOCK_N
     s0 = t % across * BLOCK_S
     start = (row + n0) * C * S + c0.to(tl.int64) * S + s0
     n_end = tl.minimum(rows - n0, BLOCK_N).to(tl.int32)
-    s_end = tl.minimum(S - s0, BLOCK_S)
+    s_end = tl.minimum(S - s0, BLOCK_S).to(tl.int32)
     return start, (n < n_end) & (c < C - c0) & (s < s_end), n_end * s_end
 
 
