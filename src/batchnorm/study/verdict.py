@@ -46,7 +46,7 @@ def judge(
         figures=tuple(reading.figures),
         notes=tuple(notes),
         profile=plan.profile,
-        seeds=plan.seeds,
+        seeds=tuple(sorted({row.seed for row in rows})),
         data=plan.data,
         trials=len(done),
         failed=len(failed),
@@ -59,7 +59,8 @@ def judge(
 def measure_effect(condition: Condition, values: Sequence[float]) -> EffectRecord:
     """Mean and interval of one effect, and whether its condition is met.
 
-    A value that is not a number (a loss that was lost) makes the interval unbounded: not met.
+    A value that is not a number (a loss that was lost) makes the interval unbounded: not met. So does a
+    ratio of 0 or less, which has no logarithm.
     """
     values = tuple(map(float, values))
     fields = {field.name: getattr(condition, field.name) for field in dataclasses.fields(condition)}
@@ -68,7 +69,7 @@ def measure_effect(condition: Condition, values: Sequence[float]) -> EffectRecor
     method = "exact" if exact else "t of logarithms" if ratio else "t"
     if not values:
         return EffectRecord(**fields, method=method, values=(), mean=math.nan, low=math.nan, high=math.nan)
-    if not all(map(math.isfinite, values)):
+    if not all(map(math.isfinite, values)) or (ratio and not exact and min(values) <= 0):
         mean, low, high = math.nan, -math.inf, math.inf
     elif exact:
         low, high = min(values), max(values)
