@@ -76,9 +76,15 @@ def test_two_trainings_that_were_both_cut_off_have_no_ratio():
     record = verdict("c01", lambda settings, seed: curve(300, 0.5 + settings["lr"] / 10))
     assert record.verdict == "not measured"
     assert record.notes[-1] == (
-        "With ReLU, at learning rate 0.6 (the largest tried), arm batch reached 85% on 0 of 3 seeds; "
-        "where it did not, the ratio is at most what it is counted as."
+        "With ReLU, at learning rate 0.6 (the largest tried), arm batch reached 85% on 0 of 3 seeds."
     )
+
+
+@pytest.mark.parametrize(("slow", "bound"), [("none", "at least"), ("batch", "at most")])
+def test_a_ratio_to_a_training_that_was_cut_off_is_a_bound(slow, bound):
+    record = verdict("c01", lambda settings, seed: curve(300, 0.8 if settings["norm"] == slow else 0.85))
+    assert effect(record, "steps to 80 %").method == "t of logarithms"
+    assert effect(record, "steps to 85 %").method == f"t of logarithms, {bound}"
 
 
 def test_a_rate_whose_trial_failed_is_not_one_that_does_not_train():
