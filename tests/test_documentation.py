@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.report.synthetic_verdicts import book, verdict
+
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("decisions/*.md")])
 PREPARATION = {"#", "git", "cd", "pip"}  # what a reader does before; a fresh clone is tried by hand
+RESULTS = ROOT / "docs" / "results"
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
 
 # What makes a command short; the last of two equal options counts.
@@ -64,12 +67,17 @@ def test_links_to_files_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
-def table_of(script, function, record):
-    """The Markdown table that a script makes of a record."""
-    spec = importlib.util.spec_from_file_location(Path(script).stem, ROOT / script)
+def script(path):
+    """A script as a module."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return getattr(module, function)(json.loads((ROOT / "docs" / "results" / record).read_text()))
+    return module
+
+
+def table_of(path, function, record):
+    """The Markdown table that a script makes of a record."""
+    return getattr(script(path), function)(json.loads((RESULTS / record).read_text()))
 
 
 def test_the_table_of_what_synchronizing_costs_is_that_of_the_record():
@@ -89,3 +97,25 @@ def test_the_table_of_folded_networks_is_that_of_the_record():
     assert (
         table_of("tools/fold_table.py", "fold_table", "fold.json") in (ROOT / "docs" / "fold.md").read_text()
     )
+
+
+@pytest.mark.skipif(not (RESULTS / "studies").exists(), reason="no records of a full run of the studies yet")
+def test_the_verdicts_of_the_readme_are_those_of_the_records():
+    verdicts, page = script("tools/verdict_table.py"), (ROOT / "README.md").read_text()
+    assert verdicts.verdict_table(RESULTS / "studies") in page
+    assert verdicts.headline(RESULTS / "studies") in page
+
+
+def test_a_table_of_verdicts_has_a_row_a_claim(tmp_path):
+    verdicts = script("tools/verdict_table.py")
+    for record in (*book(), verdict(6, notes=("One.", "Two."))):
+        (tmp_path / record.study).mkdir()
+        (tmp_path / record.study / "verdict.json").write_text(json.dumps(record.to_dict()))
+    rows = verdicts.verdict_table(tmp_path).splitlines()
+    assert len(rows) == 2 + 5
+    assert rows[2] == (
+        "| C01 | Claim number 1. | **holds** | 1 of 2 "
+        "| steps to 80 %, own best rates: 2.7 × (2.2 to 3.3), 3 |"
+    )
+    assert {row.count("|") for row in rows} == {6}
+    assert verdicts.headline(tmp_path) == "- One.\n- Two."

@@ -34,7 +34,7 @@ def test_all_are_announced_and_nothing_runs_dry(tmp_path):
         line.split("-")[0] for line in result.stdout.splitlines() if line[:1] == "c" and line[3:4] == "-"
     ]
     assert names == [f"c{number:02}" for number in range(1, 15)]
-    assert not list(tmp_path.glob("studies/*/trials.jsonl"))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]  # nor is there a plan to resume
 
 
 def test_a_run_gets_its_page(tmp_path):
@@ -54,6 +54,10 @@ def test_a_run_gets_its_page(tmp_path):
         (["study", "c07", "--seeds", "0"], "study: seeds expected an integer >= 1, got 0"),
         (["study", "c07", "--jobs", "0"], "study: jobs expected an integer >= 1, got 0"),
         (["study", "c07", "--executor", "abacus"], "study: executor expected one of local, dask, ray, got"),
+        (
+            ["study", "c07", "--resume"],
+            "study: names and seeds expected from the last run with --resume, got",
+        ),
         (["study", "--resume"], "study: resume expected studies with plan.json in studies, got none"),
         (["study", "c07", "--out", "/proc/nowhere"], "study: out expected a directory that can be written"),
         (["report", "nowhere"], "report: directories expected a run or studies, got nowhere with neither"),

@@ -2,6 +2,7 @@
 
 import operator
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -14,23 +15,32 @@ from batchnorm.study.results import compare
 PLAN = Plan("quick", (0, 1, 2), "embedded-sample")
 
 
-def draw(*, seed, shift, log="", fails=False, seconds=0.0):
+def draw(*, seed, shift, log="", fails=False, dies=False, seconds=0.0):
     """A number about ``shift``; appends a line to the file ``log``."""
     time.sleep(seconds)
     if log:
         with open(log, "a") as file:
             file.write(f"{shift} {seed} {os.getpid()}\n")
+    if dies:
+        os.kill(os.getpid(), signal.SIGKILL)
     if fails:
         raise RuntimeError("asked to\nfail")
     noise = torch.randn((), generator=torch.Generator().manual_seed(seed)).item()
     return {"value": shift + noise, "threads": torch.get_num_threads()}
 
 
-def study(log="", *, name="small", fails=(), seconds=0.0, alone=False):
+def study(log="", *, name="small", fails=(), dies=(), seconds=0.0, alone=False):
     def trials(plan):
         return [
             Trial.of(
-                draw, seed, 100.0, shift=shift, log=str(log), fails=(shift, seed) in fails, seconds=seconds
+                draw,
+                seed,
+                100.0,
+                shift=shift,
+                log=str(log),
+                fails=(shift, seed) in fails,
+                dies=(shift, seed) in dies,
+                seconds=seconds,
             )
             for shift in (0.0, 1.0)
             for seed in plan.seeds

@@ -84,6 +84,15 @@ def test_a_failing_trial_is_a_record_and_the_rest_still_counts(tmp_path):
     assert len(lines(tmp_path / "log")) == 7  # the one that failed is tried again
 
 
+def test_a_trial_that_takes_its_process_with_it_is_a_record_too(tmp_path):
+    verdict, observer = run(small.study(dies={(0.0, 1)}), tmp_path, jobs=2)
+    assert (verdict.trials, verdict.failed) == (5, 1)
+    assert verdict.notes[-1] == (
+        "1 of 6 trials failed, the first with the process that ran it was ended; out of memory?"
+    )
+    assert ("c99", 1, "failed") in observer.trials
+
+
 def test_a_study_without_a_single_result_is_not_measured(tmp_path):
     verdict, _ = run(small.study(fails={(s, k) for s in (0.0, 1.0) for k in range(3)}), tmp_path)
     assert verdict.verdict == "not measured"

@@ -41,6 +41,7 @@ def test_an_interval_covers_the_mean_in_95_of_100_cases():
         (BELOW, [1.0, 1.1, 0.9], False),
         (RATIO, [2.0, 2.2, 1.9], True),
         (RATIO, [2.0, 0.4, 1.2], False),
+        (RATIO, [2.0, 0.0, 1.2], False),  # has no logarithm
         (EXACT, [0.0], True),
         (EXACT, [0.0, 1e-3], False),
         (ABOVE, [], None),

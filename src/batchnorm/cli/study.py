@@ -59,6 +59,8 @@ def command(
     )
 
     if resume:
+        if names or seeds is not None:
+            raise ValueError("study: names and seeds expected from the last run with --resume, got others")
         names, profile, seeds = _last(out)
     if profile not in ("quick", "full"):
         raise ValueError(f"study: profile expected quick or full, got {profile!r}")
@@ -70,14 +72,14 @@ def command(
     at_a_time = jobs if jobs is not None else os.cpu_count() or 1
     check_workers(at_a_time, executor)
     works = prepare(studies, plan, out)
-    write_atomic(
-        out / "plan.json", json.dumps({"names": names or ["all"], "profile": profile, "seeds": count}) + "\n"
-    )
     console = make_console(as_json)
     speed = measured_speed()
     _announce(console, speed, works, [estimated_seconds(work.todo, speed, at_a_time) for work in works])
     if dry_run:
         return
+    write_atomic(
+        out / "plan.json", json.dumps({"names": names or ["all"], "profile": profile, "seeds": count}) + "\n"
+    )
     with _Display(console, sum(trial.cost for work in works for trial in work.todo)) as display:
         try:
             verdicts = run_studies(works, plan, display, jobs=at_a_time, executor=executor)

@@ -15,7 +15,7 @@ from batchnorm.report.payload import embed
 from batchnorm.report.tables import settings_table
 from batchnorm.report.vega import browser_bundle, for_page
 
-__all__ = ["write_book"]
+__all__ = ["effect_words", "write_book"]
 
 _MARK = (
     '<div class="mark" role="note"><p>EMBEDDED SAMPLE. Trained and tested on the small part of Fashion-MNIST'
@@ -55,25 +55,17 @@ def write_book(verdicts: Sequence[VerdictRecord], directory: Path) -> Path:
 
 def _index(verdicts: Sequence[VerdictRecord]) -> str:
     counts = Counter(record.verdict for record in verdicts)
-    words = [f"{counts[verdict]} {_PLURAL[verdict]}" for verdict in VERDICTS if counts[verdict]]
+    words = [f"{verdict}: {counts[verdict]}" for verdict in VERDICTS if counts[verdict]]
     rows = "".join(map(_row, verdicts))
     profiles = sorted({f"profile {record.profile}, {_images(record)}" for record in verdicts})
     trials, cpu = (sum(getattr(record, name) for record in verdicts) for name in ("trials", "cpu_seconds"))
     body = Template(_file("book", "index.html")).substitute(
-        lede=f"{len(verdicts)} claims of the textbook, measured: {', '.join(words)}.",
+        lede=f"Claims of the textbook, measured. {'; '.join(words).capitalize()}.",
         rows=rows,
         count=len(verdicts),
         made=f"From {'; '.join(profiles)}. {trials:,} trials, {_time(cpu)} of a processor.",
     )
     return _frame("What batch normalization does", body, verdicts, {})
-
-
-_PLURAL = {
-    "holds": "hold",
-    "holds in part": "hold in part",
-    "does not hold here": "do not hold here",
-    "not measured": "not measured",
-}
 
 
 def _row(record: VerdictRecord) -> str:
@@ -86,7 +78,7 @@ def _row(record: VerdictRecord) -> str:
         f'<td class="words"><a href="{_address(record)}">{escape(record.claim)}</a></td>'
         f"<td>{_badge(record)}</td>"
         f"<td>{_met(record)}</td>"
-        f'<td class="words">{escape(effect.text)}: {_effect(effect)}</td></tr>'
+        f'<td class="words">{escape(effect.text)}: {effect_words(effect)}</td></tr>'
     )
 
 
@@ -140,13 +132,22 @@ def _condition(effect: EffectRecord) -> str:
     bound = f"{escape(effect.side)} {_number(effect.bound)}{_unit(effect)}"
     return (
         f'<tr class="{met.replace(" ", "-")}"><th scope="row">{escape(effect.text)}</th><td>{bound}</td>'
-        f"<td>{_number(effect.mean)}{_unit(effect)}</td><td>{_interval(effect)}</td>"
+        f"<td>{_mean(effect)}</td><td>{_interval(effect)}</td>"
         f"<td>{escape(effect.method)}, n = {len(effect.values)}</td><td><strong>{met}</strong></td></tr>"
     )
 
 
-def _effect(effect: EffectRecord) -> str:
-    return f"{_number(effect.mean)}{_unit(effect)} ({_interval(effect)})"
+def effect_words(effect: EffectRecord) -> str:
+    """Mean and 95 % interval, as ``≥ 2.7 × (2.2 to 3.3)``."""
+    return f"{_mean(effect)} ({_interval(effect)})"
+
+
+def _mean(effect: EffectRecord) -> str:
+    sign = next((sign for word, sign in _SIGNS.items() if effect.method.endswith(word)), "")
+    return f"{sign}{_number(effect.mean)}{_unit(effect)}"
+
+
+_SIGNS = {"at least": "≥ ", "at most": "≤ "}
 
 
 def _interval(effect: EffectRecord) -> str:

@@ -4,7 +4,7 @@ import math
 import operator
 
 from batchnorm.records import Figure
-from batchnorm.study.results import PerSeed, Results, compare
+from batchnorm.study.results import PerSeed, Results, chosen, compare
 from batchnorm.study.sizes import lenet_trials
 from batchnorm.study.study import Condition, Plan, Reading, Study
 from batchnorm.study.trial import Trial
@@ -25,9 +25,9 @@ def _read(results: Results, plan: Plan) -> Reading:
     largest, width, best = {}, {}, {}
     for norm in ("none", "batch"):
         cells = {lr: results.per_seed("accuracy", norm=norm, lr=lr) for lr in RATES}
-        trained = {
-            seed: [lr for lr in RATES if cells[lr].get(seed, 0.0) >= TRAINS] for seed in cells[RATES[0]]
-        }
+        # a trial that failed says nothing on its rate
+        whole = [seed for seed in plan.seeds if all(seed in cell for cell in cells.values())]
+        trained = {seed: [lr for lr in RATES if cells[lr][seed] >= TRAINS] for seed in whole}
         # a network that trains at no rate is given the one below the smallest
         largest[norm] = {seed: max(rates, default=RATES[0] / STEP) for seed, rates in trained.items()}
         width[norm] = {
@@ -59,7 +59,17 @@ def _read(results: Results, plan: Plan) -> Reading:
             )
         ],
         notes=[
-            f"The best learning rate of arm {norm} is {rate:.4g}." for norm, (rate, _) in best.items() if rate
+            *(
+                f"Arm {norm} does best at {chosen(rate, RATES)}."
+                for norm, (rate, _) in best.items()
+                if rate is not None
+            ),
+            *(
+                f"Arm {norm} trains up to {', '.join(f'{rate:.4g}' for rate in rates.values())}, by seed"
+                f"{', and the largest rate tried is among them' if RATES[-1] in rates.values() else ''}."
+                for norm, rates in largest.items()
+                if rates
+            ),
         ],
     )
 
@@ -72,7 +82,8 @@ STUDY = Study(
     "is the whole range of rates that work; at each arm's own best rate batch normalization is still ahead.",
     held_equal="Initial weights, order of batches, plain SGD, batches of 64, ReLU, number of steps.",
     measure="Test accuracy (recalibrated) over learning rates a factor 2.5 apart, 0.0066 to 25. A rate "
-    "trains if the accuracy is 70 % or more. An arm's best rate has the best mean over seeds.",
+    "trains if the accuracy is 70 % or more; the ratio of two largest rates is read off this grid, "
+    "and is known to a factor of 2.5. An arm's best rate has the best mean over seeds.",
     against="The same largest rate without; or no lead once each arm has its best rate: then the larger rate "
     "buys nothing.",
     conditions=(

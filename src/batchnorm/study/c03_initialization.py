@@ -28,11 +28,9 @@ def _read(results: Results, plan: Plan) -> Reading:
         whole = [seed for seed in plan.seeds if all(seed in cell for cell in cells)]
         trained[norm] = {seed: sum(cell[seed] >= TRAINS for cell in cells) for seed in whole}
         spread[norm] = {seed: statistics.pstdev(cell[seed] for cell in cells) for seed in whole}
-    zeros = results.per_seed("accuracy", norm="batch", init="zeros")
-    notes = []
-    if zeros:
-        mean = statistics.fmean(zeros.values())
-        notes.append(f"All-zero weights end at {mean:.3f} with batch normalization: it breaks no symmetry.")
+    zeros = {
+        norm: results.per_seed("accuracy", norm=norm, init="zeros").values() for norm in ("none", "batch")
+    }
     return Reading(
         effects={
             "more of them train": compare(operator.sub, trained["batch"], trained["none"]),
@@ -54,7 +52,11 @@ def _read(results: Results, plan: Plan) -> Reading:
                 x_scale="nominal",
             )
         ],
-        notes=notes,
+        notes=[
+            f"All-zero weights end at {statistics.fmean(cell):.3f} in arm {norm}; guessing is at 0.1."
+            for norm, cell in zeros.items()
+            if cell
+        ],
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from batchnorm.records import Figure
 from batchnorm.study.depth import train_deep
-from batchnorm.study.results import PerSeed, Results, compare
+from batchnorm.study.results import PerSeed, Results, chosen, compare
 from batchnorm.study.sizes import sizes
 from batchnorm.study.study import Condition, Plan, Reading, Study
 from batchnorm.study.trial import Trial
@@ -96,7 +96,7 @@ def _read(results: Results, plan: Plan) -> Reading:
             _spreads(results, rates),
         ],
         notes=[
-            f"The best learning rate of {name} with {depth} layers is {rate:g}."
+            f"With {depth} layers the {name} network does best at {chosen(rate, results.choices('lr'))}."
             for (name, depth), rate in rates.items()
             if rate is not None
         ],

@@ -4,14 +4,17 @@ import contextlib
 import importlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from types import ModuleType
 
 from batchnorm.records import TrialRecord
-from batchnorm.study.trial import Trial, execute
+from batchnorm.study.trial import Trial, execute, lost
 
 __all__ = ["EXECUTORS", "Numbered", "check_workers", "run_trials"]
 
 EXECUTORS = ("local", "dask", "ray")
+
+AHEAD = 2  # trials handed out for each worker: the one it runs, and the next
 
 
 def check_workers(jobs: int, executor: str) -> None:
@@ -73,7 +76,9 @@ def _parallel(backend: str, jobs: int) -> Cluster:
     def run(items: list[tuple[int, Trial]]) -> Iterator[Numbered]:
         with joblib.parallel_config(backend=backend, n_jobs=jobs):
             # one trial a task: they take seconds, and each record is wanted as soon as it is there
-            parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="2*n_jobs")
+            parallel = joblib.Parallel(
+                return_as="generator_unordered", batch_size=1, pre_dispatch=f"{AHEAD}*n_jobs"
+            )
             yield from parallel(joblib.delayed(_numbered)(item) for item in items)
 
     return run
@@ -81,7 +86,27 @@ def _parallel(backend: str, jobs: int) -> Cluster:
 
 @contextlib.contextmanager
 def _local(jobs: int) -> Iterator[Cluster]:
-    yield _parallel("loky", jobs)
+    pool = _parallel("loky", jobs)
+
+    def alone(number: int, trial: Trial) -> Numbered:
+        try:
+            return next(pool([(number, trial)]))
+        except BrokenProcessPool:
+            return number, lost(trial, "the process that ran it was ended; out of memory?")
+
+    def run(items: list[tuple[int, Trial]]) -> Iterator[Numbered]:
+        waiting = dict(items)
+        while waiting:
+            try:
+                for number, record in pool(list(waiting.items())):
+                    del waiting[number]
+                    yield number, record
+            except BrokenProcessPool:
+                # a worker was killed, with one of the trials that had been handed out; which one is not told
+                for number in list(waiting)[: AHEAD * jobs]:
+                    yield alone(number, waiting.pop(number))
+
+    yield run
 
 
 @contextlib.contextmanager
@@ -105,9 +130,9 @@ def _ray(jobs: int) -> Iterator[Cluster]:
 
     def run(items: list[tuple[int, Trial]]) -> Iterator[Numbered]:
         # Ray's backend gives its results all together; in portions little is lost when it is killed
-        for start in range(0, len(items), 2 * jobs):
+        for start in range(0, len(items), AHEAD * jobs):
             with joblib.parallel_config(backend="ray", n_jobs=jobs):
-                portion = (joblib.delayed(_numbered)(item) for item in items[start : start + 2 * jobs])
+                portion = (joblib.delayed(_numbered)(item) for item in items[start : start + AHEAD * jobs])
                 results = joblib.Parallel(batch_size=1)(portion)
             yield from results
 

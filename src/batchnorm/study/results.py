@@ -8,7 +8,7 @@ from typing import Any
 from batchnorm.records import TrialRecord
 from batchnorm.study.intervals import mean_interval
 
-__all__ = ["PerSeed", "Results", "compare", "point"]
+__all__ = ["PerSeed", "Results", "chosen", "compare", "point"]
 
 PerSeed = dict[int, float]
 """A number a seed."""
@@ -106,3 +106,14 @@ def compare(operation: Callable[[float, float], float], left: PerSeed, right: Pe
         [0.4, 0.30000000000000004]
     """
     return [operation(left[seed], right[seed]) for seed in left if seed in right]
+
+
+def chosen(rate: float, rates: Sequence[float]) -> str:
+    """A best learning rate in words, which say so if better ones may lie beyond those that were tried.
+
+    Example:
+        >>> chosen(0.1, (0.03, 0.1, 0.3)), chosen(0.3, (0.03, 0.1, 0.3))
+        ('learning rate 0.1', 'learning rate 0.3 (the largest tried)')
+    """
+    end = {min(rates): " (the smallest tried)", max(rates): " (the largest tried)"}.get(rate, "")
+    return f"learning rate {rate:.4g}{end}"

@@ -62,11 +62,13 @@ class Reading:
         effects: For each condition by name the effects, one a seed; empty where trials failed.
         figures: Charts.
         notes: Sentences made of the numbers.
+        bounds: ``at least`` or ``at most`` for effects, by name, that something cut short.
     """
 
     effects: Mapping[str, Sequence[float]]
     figures: Sequence[Figure] = ()
     notes: Sequence[str] = ()
+    bounds: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from batchnorm.records import TrialRecord
 from batchnorm.study.code import code_version
 
-__all__ = ["Setting", "Trial", "execute"]
+__all__ = ["Setting", "Trial", "execute", "lost"]
 
 Setting = str | int | float | bool | tuple[Any, ...]
 
@@ -71,16 +71,27 @@ def execute(trial: Trial) -> TrialRecord:
         error = f"{type(raised).__name__}: {words}"
     finally:
         torch.set_num_threads(threads)
+    return dataclasses.replace(
+        lost(trial, error),
+        status="failed" if error else "done",
+        result=result,
+        seconds=time.perf_counter() - wall,
+        cpu_seconds=_cpu_seconds() - cpu,
+    )
+
+
+def lost(trial: Trial, error: str) -> TrialRecord:
+    """The record of a trial of which nothing came back."""
     return TrialRecord(
         key=trial.key,
         function=trial.name,
         settings=dict(trial.settings),
         seed=trial.seed,
-        status="failed" if error else "done",
-        result=result,
+        status="failed",
+        result={},
         error=error,
-        seconds=time.perf_counter() - wall,
-        cpu_seconds=_cpu_seconds() - cpu,
+        seconds=0.0,
+        cpu_seconds=0.0,
     )
 
 

@@ -32,7 +32,10 @@ def judge(
     """
     done = tuple(row for row in rows if row.status == "done")
     reading = study.read(Results(done), plan)
-    effects = tuple(measure_effect(each, reading.effects.get(each.name, ())) for each in study.conditions)
+    effects = tuple(
+        measure_effect(each, reading.effects.get(each.name, ()), reading.bounds.get(each.name))
+        for each in study.conditions
+    )
     failed = [row for row in rows if row.status == "failed"]
     notes = [*reading.notes]
     if failed:
@@ -46,7 +49,7 @@ def judge(
         figures=tuple(reading.figures),
         notes=tuple(notes),
         profile=plan.profile,
-        seeds=plan.seeds,
+        seeds=tuple(sorted({row.seed for row in rows})),
         data=plan.data,
         trials=len(done),
         failed=len(failed),
@@ -56,19 +59,29 @@ def judge(
     )
 
 
-def measure_effect(condition: Condition, values: Sequence[float]) -> EffectRecord:
+def measure_effect(
+    condition: Condition, values: Sequence[float], cut_short: str | None = None
+) -> EffectRecord:
     """Mean and interval of one effect, and whether its condition is met.
 
-    A value that is not a number (a loss that was lost) makes the interval unbounded: not met.
+    A value that is not a number (a loss that was lost) makes the interval unbounded: not met. So does a
+    ratio of 0 or less, which has no logarithm.
+
+    Args:
+        condition: What is asked.
+        values: One a seed.
+        cut_short: ``at least`` or ``at most``, if the values are such bounds; told with the method.
     """
     values = tuple(map(float, values))
     fields = {field.name: getattr(condition, field.name) for field in dataclasses.fields(condition)}
     exact = fields.pop("exact")
     ratio = condition.unit == "×"
     method = "exact" if exact else "t of logarithms" if ratio else "t"
+    if cut_short:
+        method = f"{method}, {cut_short}"
     if not values:
         return EffectRecord(**fields, method=method, values=(), mean=math.nan, low=math.nan, high=math.nan)
-    if not all(map(math.isfinite, values)):
+    if not all(map(math.isfinite, values)) or (ratio and not exact and min(values) <= 0):
         mean, low, high = math.nan, -math.inf, math.inf
     elif exact:
         low, high = min(values), max(values)

@@ -1,0 +1,39 @@
+"""Print the README's tables of the studies' verdicts from their records.
+
+Usage: ``python tools/verdict_table.py docs/results/studies``.
+"""
+
+import sys
+from pathlib import Path
+
+from batchnorm.records import VerdictRecord, read_verdicts
+from batchnorm.report.book import effect_words
+
+
+def verdict_table(studies: Path) -> str:
+    """Markdown: a row a claim, with its first effect."""
+    return "\n".join(
+        [
+            "| | claim | verdict | conditions met | first effect: mean (95 % interval), seeds |",
+            "| --- | --- | --- | --: | --- |",
+            *map(_row, read_verdicts(studies)),
+        ]
+    )
+
+
+def _row(record: VerdictRecord) -> str:
+    effect, met = record.effects[0], sum(each.met is True for each in record.effects)
+    measured = f"{effect.text}: {effect_words(effect)}, {len(effect.values)}"
+    cells = (record.study.upper(), record.claim, f"**{record.verdict}**", f"{met} of {len(record.effects)}")
+    return f"| {' | '.join((*cells, measured))} |"
+
+
+def headline(studies: Path) -> str:
+    """What C6 found on the textbook's unstable test accuracy, as a Markdown list."""
+    (prediction,) = (record for record in read_verdicts(studies) if record.study == "c06")
+    return "\n".join(f"- {note}" for note in prediction.notes)
+
+
+if __name__ == "__main__":
+    directory = Path(sys.argv[1])
+    print(verdict_table(directory), headline(directory), sep="\n\n")
