@@ -124,6 +124,7 @@ NAMES = {
         "LayerStatistics",
         "population_statistics",
         "recalibrate",
+        "recalibrate_ranks",
         "RecalibrationReport",
         "reduce_running_stats",
         "revert",
