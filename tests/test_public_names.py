@@ -127,6 +127,7 @@ NAMES = {
         "LayerStatistics",
         "population_statistics",
         "recalibrate",
+        "recalibrate_ranks",
         "RecalibrationReport",
         "reduce_running_stats",
         "revert",

@@ -110,6 +110,38 @@ def test_what_follows_must_see_only_the_batch_norm(run):
     assert list(assert_folds(model, images())[1].alone) == ["norm"]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda net, y: net.act(y),
+        lambda net, y: y.__iadd__(1),
+        lambda net, y: y.mul_(2),
+        lambda net, y: F.relu(y, inplace=True),
+        lambda net, y: y[0].zero_(),
+    ],
+)
+def test_an_input_that_changes_before_what_follows_is_not_handed_on(change):
+    def run(net, x):
+        y = x.tanh()
+        z = net.norm(y)
+        change(net, y)
+        return net.conv(z)
+
+    model = network(run, conv=nn.Conv2d(4, 4, 1), act=nn.ReLU(inplace=True))
+    assert list(assert_folds(model, images())[1].alone) == ["norm"]
+
+
+def test_what_follows_may_come_after_what_changes_nothing():
+    def run(net, x):
+        y = net.norm(x.tanh())
+        sizes = y.shape
+        first, second = net.conv(y), net.other(net.same(y))
+        return first.view(sizes) + second
+
+    valid = {"conv": nn.Conv2d(4, 4, 1), "other": nn.Conv2d(4, 4, 1, bias=False), "same": nn.Identity()}
+    assert assert_folds(network(run, **valid), images())[1].folded == {"norm": ("conv", "other")}
+
+
 def test_asking_for_the_shape_or_dtype_is_no_use():
     def run(net, x):
         y = net.conv(x.to(net.conv.weight.dtype))
@@ -482,6 +514,31 @@ def test_an_argument_that_may_be_none_is_traced_both_ways():
     assert list(assert_folds(settled(Optional()), x, (x, torch.tensor(2.0)))[1].alone) == ["norm"]
 
 
+def test_arguments_that_may_be_none_and_switches_are_traced_beside_each_other():
+    class Switched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+            self.other, self.last = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+
+        def forward(self, x, scale=None, shift=None, *, skip=False, plain=True):
+            y = self.conv(x)
+            z = self.norm(y)
+            if scale is not None and shift is None:
+                z = z * scale + y
+            y = self.other(z)
+            z = self.last(y)
+            return z + y if skip and plain else z
+
+    model, x = settled(Switched()), images()
+    calls = [x, (x, x), {"x": x, "skip": True}, {"x": x, "skip": True, "plain": False}]
+    _, report = assert_folds(model, *calls)
+    assert report.alone == {
+        "norm": "conv also feeds add; feeds mul",
+        "last": "other also feeds add; feeds an output",
+    }
+
+
 def test_wrapped_models_fold():
     model = settled(nn.DataParallel(block()))
     assert fold(model)[1].folded == {"module.1": ("module.0",)}
@@ -582,6 +639,23 @@ def test_examples_are_tensors_tuples_or_dicts_and_outputs_may_be_nested():
     refused(wrong, "fold: model expected 1 outputs, got 2", example=x)
 
 
+def test_complex_outputs_are_compared_in_both_parts():
+    class Turning(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.turn = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), 1
+
+        def forward(self, x):
+            y = self.norm(self.conv(x))
+            # a fault that only the imaginary part shows
+            return torch.complex(y, y if isinstance(self.norm, nn.BatchNorm2d) else y * self.turn).conj()
+
+    model = settled(Turning())
+    assert fold(model, images())[1].difference < 1e-13
+    model.turn = 2
+    refused(model, "fold: difference expected at most 1e-10 of the largest output", example=images())
+
+
 # Refusals.
 
 
@@ -596,6 +670,7 @@ def test_models_that_cannot_be_folded_are_refused():
     refused(
         nn.Sequential(nn.LazyLinear(2)).eval(), r"fold: model expected initialized parameters, got lazy 0"
     )
+    refused(block().to("meta").eval(), "tensors with values, got 0.weight on device meta")
     refused(script(block().eval()), "before scripting, got a ScriptModule")
     refused(block().eval(), "fold: tolerance expected a number >= 0, got -1", tolerance=-1)
     with pytest.raises(TypeError, match=r"fold: model expected a torch.nn.Module, got int"):

@@ -8,6 +8,7 @@ from batchnorm.surgery.pool import LayerStatistics
 from batchnorm.surgery.population import population_statistics
 from batchnorm.surgery.rank_statistics import reduce_running_stats
 from batchnorm.surgery.recalibrate import LayerChange, RecalibrationReport, recalibrate
+from batchnorm.surgery.recalibrate_ranks import recalibrate_ranks
 from batchnorm.surgery.remains import Folded, ScaleShift
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "fold",
     "population_statistics",
     "recalibrate",
+    "recalibrate_ranks",
     "reduce_running_stats",
     "revert",
     "swapped_statistics",

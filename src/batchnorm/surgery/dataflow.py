@@ -22,10 +22,11 @@ from batchnorm.surgery.constants import hooks_of, is_norm
 from batchnorm.surgery.folding import is_plain
 from batchnorm.surgery.remains import Folded
 
-__all__ = ["Flow", "data_users", "input_of", "trace_flow"]
+__all__ = ["Flow", "data_users", "input_of", "only_asks", "trace_flow"]
 
 _FUNCTIONAL = (F.batch_norm, torch.batch_norm)
 _QUESTIONS = ("shape", "ndim", "dtype", "device", "size", "dim", "is_cuda", "is_floating_point")
+_GIVEN = object()
 _LIKE = ("reshape_as", "view_as", "expand_as", "type_as")
 
 
@@ -94,15 +95,18 @@ def input_of(node: fx.Node) -> object:
 
 def data_users(node: fx.Node) -> Iterator[fx.Node]:
     """The nodes that use a node's value, not only its shape or type."""
-    return (user for user in node.users if not _only_asks(user, node))
+    return (
+        user
+        for user in node.users
+        if not (only_asks(user) or (user.target in _LIKE and user.args[0] is not node))
+    )
 
 
-def _only_asks(user: fx.Node, node: fx.Node) -> bool:
-    if user.target is getattr:
-        return user.args[1] in _QUESTIONS
-    if user.op != "call_method":
-        return False
-    return user.target in _QUESTIONS or (user.target in _LIKE and user.args[0] is not node)
+def only_asks(node: fx.Node) -> bool:
+    """Whether a node asks a tensor for its shape, type or place."""
+    if node.target is getattr:
+        return node.args[1] in _QUESTIONS
+    return node.op == "call_method" and node.target in _QUESTIONS
 
 
 def _skeleton(model: nn.Module) -> nn.Module:
@@ -140,16 +144,27 @@ class _Tracer(fx.Tracer):
             raise
 
 
+def _ways(module: nn.Module) -> list[dict[str, object]]:
+    """Which arguments to fix and at what, so that every two of them meet in all ways."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    usual: dict[str, object] = {
+        p.name: p.default for p in parameters if p.default is None or isinstance(p.default, bool)
+    }
+    other = {name: _GIVEN if value is None else not value for name, value in usual.items()}
+    ways = [usual, *({**usual, name: value} for name, value in other.items())]
+    if len(usual) > 1:
+        ways.append(other)
+    return [{name: value for name, value in way.items() if value is not _GIVEN} for way in ways]
+
+
 def _graphs(root: nn.Module, leaves: set[nn.Module], borders: set[nn.Module], flow: Flow) -> list[fx.Graph]:
     """The flows through a module, or none if its own forward cannot be traced; adds to the borders.
 
-    An argument that may be None is tried both ways: ``if mask is None`` asks for no value, and only one
-    of its branches would be seen.
+    An argument that may be None, and a switch, are tried both ways, each beside either way of any other:
+    ``if mask is None`` asks for no value, and only one of its branches would be seen.
     """
-    parameters = inspect.signature(root.forward).parameters.values()
-    absent = {parameter.name: None for parameter in parameters if parameter.default is None}
     graphs = []
-    for given in [{}, absent] if absent else [{}]:
+    for given in _ways(root):
         graph: fx.Graph | None = None
         while graph is None:
             tracer = _Tracer(leaves | borders)

@@ -13,7 +13,7 @@ from batchnorm.surgery.borrow import borrowed
 __all__ = ["TOLERANCES", "check_difference", "largest_difference", "outputs_of", "tensors_in"]
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-"""By dtype of the output, the relative difference that rounding explains."""
+"""By dtype of the output, or of the parts of a complex one: the relative difference rounding explains."""
 
 
 def outputs_of(model: nn.Module, example: Any) -> list[Tensor]:
@@ -56,9 +56,9 @@ def largest_difference(before: Tensor, after: Tensor) -> float:
 
     Infinite if the shapes differ, or the places where the values are NaN or infinite.
     """
-    a, b = before.detach().to("cpu", torch.float64), after.detach().to("cpu", torch.float64)
-    if a.shape != b.shape:
+    if before.shape != after.shape or before.is_complex() != after.is_complex():
         return math.inf
+    a, b = _parts(before), _parts(after)
     finite = a.isfinite()
     if not torch.equal(a[~finite].nan_to_num(0), b[~finite].nan_to_num(0)) or not b[finite].isfinite().all():
         return math.inf
@@ -66,6 +66,13 @@ def largest_difference(before: Tensor, after: Tensor) -> float:
         return 0.0
     difference, size = ((a - b)[finite].abs().max().item(), a[finite].abs().max().item())
     return difference / size if size else difference
+
+
+def _parts(values: Tensor) -> Tensor:
+    values = values.detach().cpu()
+    if values.is_complex():
+        values = torch.view_as_real(values.resolve_conj())
+    return values.to(torch.float64)
 
 
 def check_difference(
@@ -87,7 +94,7 @@ def check_difference(
     largest = 0.0
     for a, b in zip(before, after, strict=True):
         difference = largest_difference(a, b)
-        allowed = TOLERANCES.get(a.dtype, 0.0) if tolerance is None else tolerance
+        allowed = TOLERANCES.get(a.dtype.to_real(), 0.0) if tolerance is None else tolerance
         if not difference <= allowed:
             raise ValueError(
                 f"{op}: difference expected at most {allowed:.3g} of the largest output, got {difference:.3g}"

@@ -129,6 +129,8 @@ def _check(model: nn.Module, tolerance: float | None) -> None:
     for name, value in itertools.chain(model.named_parameters(), model.named_buffers()):
         if is_lazy(value):
             raise ValueError(f"fold: model expected initialized parameters, got lazy {name}")
+        if value.is_meta:
+            raise ValueError(f"fold: model expected tensors with values, got {name} on device meta")
     if tolerance is not None and not tolerance >= 0:
         raise ValueError(f"fold: tolerance expected a number >= 0, got {tolerance}")
 

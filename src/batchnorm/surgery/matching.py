@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from batchnorm.surgery.axes import Axis, before_move, is_move
 from batchnorm.surgery.constants import Constants, constants_of, hooks_of, is_norm, runs_forward_of
-from batchnorm.surgery.dataflow import Flow, data_users, input_of
+from batchnorm.surgery.dataflow import Flow, data_users, input_of, only_asks
 from batchnorm.surgery.folding import Weighted, channels_of, is_output_axis, is_plain, takes_shift, why_not
 
 __all__ = ["Match", "Matching", "match"]
@@ -158,6 +158,7 @@ class _Matcher:
                 layer = self._layer(user, "feeds")
                 if not _is_only_input(value, user):
                     raise _CannotError(f"feeds {self._describe(user)} twice")
+                self._expect_nothing_between(call, user)
                 layers[self.flow.names[layer]] = layer
         for layer_name, layer in layers.items():
             for call in self._calls(layer):
@@ -177,6 +178,16 @@ class _Matcher:
         if dims is None or any(channels_of(layer)[0] != len(constants.scale) for layer in layers.values()):
             raise _CannotError(f"its channels are not those of {', '.join(layers) or 'what follows'}")
         return Match(name, constants, after=tuple(layers), dims=_guard(constants, dims))
+
+    def _expect_nothing_between(self, norm: fx.Node, user: fx.Node) -> None:
+        """Folded, the batch norm hands on its input, which code that runs in between may change in place."""
+        node = norm.next
+        while node is not user:
+            module = self.flow.modules.get(node)
+            harmless = module in self.passing or (module is not None and is_plain(module))
+            if not (harmless or node.op == "get_attr" or only_asks(node)):
+                raise _CannotError(f"feeds {self._describe(user)} only after {self._describe(node)}")
+            node = node.next
 
     def _possible_dims(self, name: str, constants: Constants) -> tuple[int, ...]:
         """The ranks of input that the batch norm may be made for."""
