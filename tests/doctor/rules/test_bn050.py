@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn import functional
 
 from batchnorm.doctor import diagnose
-from tests.doctor.networks import batches, trained
+from tests.doctor.networks import batches, dense_net, rows, trained
 
 LONG = 65536
 RIGHT = functional.batch_norm
@@ -81,3 +81,9 @@ def test_is_silent_on_statistics_that_are_not_finite():
     model = trained()
     model[1].running_var[0] = float("nan")
     assert diagnose(model, batches(), rules=["BN050"]).findings == ()
+
+
+def test_is_silent_on_a_batch_of_one_that_training_refuses():
+    report = diagnose(dense_net(), rows(1))
+    assert "BN024" in report.codes
+    assert "BN050" not in report.codes

@@ -66,7 +66,7 @@ def _judge(layer: Layer, input: Tensor) -> Iterator[Finding]:
     evidence: dict[str, float | str] = {"shape": str(tuple(input.shape)), "device": input.device.type}
     module.eval()  # the model is lent, and in training mode again for the rest of the forward
     try:
-        output = module(input)
+        output = module.forward(input)  # without the hooks that watch
     except RuntimeError as error:
         first = str(error).strip().splitlines()[0]
         yield found("error", layer.name, f"In prediction it fails on {about}: {first}", FIX, evidence)
