@@ -11,9 +11,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from batchnorm.ops.activations import ACTIVATIONS
 from batchnorm.ops.triton.activations import activate
 from batchnorm.ops.triton.geometry import Run
-from batchnorm.ops.triton.moments import MERGE, batch_norm_statistics_kernel, partial_moments
+from batchnorm.ops.triton.moments import MERGE, batch_norm_statistics_kernel, merge_grid, partial_moments
 from batchnorm.ops.triton.running import update_running_stats
 from batchnorm.ops.triton.tiles import coefficients, lanes, locate, place
 from batchnorm.ops.triton.view import Channels, View
@@ -76,7 +77,7 @@ def launch_forward(
         output,
         *channels,
         EPS=eps,
-        ACTIVATION=activation,
+        ACTIVATION=ACTIVATIONS[activation],
         **view.tiling(run),
     )
 
@@ -168,7 +169,7 @@ def _statistics(view: View, running: Running | None) -> tuple[Tensor, Tensor]:
         return mean.fill_(float("nan")), var.fill_(float("nan"))
     for run in view.runs([view.samples]):
         partials = partial_moments(view, run)
-        batch_norm_statistics_kernel[(triton.cdiv(view.channels, MERGE["BLOCK_C"]),)](
+        batch_norm_statistics_kernel[merge_grid(view)](
             *partials,
             mean,
             var,

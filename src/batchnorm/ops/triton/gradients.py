@@ -1,7 +1,6 @@
 """The backward operators of a whole batch: which kernels, with what."""
 
 import torch
-import triton
 from torch import Tensor
 
 from batchnorm.ops.activations import ACTIVATIONS
@@ -11,7 +10,7 @@ from batchnorm.ops.triton.backward import (
     batch_norm_bwd_statistics_kernel,
 )
 from batchnorm.ops.triton.geometry import Run
-from batchnorm.ops.triton.moments import MERGE
+from batchnorm.ops.triton.moments import MERGE, merge_grid
 from batchnorm.ops.triton.view import Channels, View
 
 __all__ = ["batch_norm_backward", "launch_backward", "launch_reduce", "normalize_backward"]
@@ -46,7 +45,7 @@ def launch_reduce(
         sums,
         centred,
         EPS=eps,
-        ACTIVATION=activation,
+        ACTIVATION=ACTIVATIONS[activation],
         **view.tiling(run),
     )
     return sums, centred
@@ -74,7 +73,7 @@ def launch_backward(
         slope,
         offset,
         EPS=eps,
-        ACTIVATION=activation,
+        ACTIVATION=ACTIVATIONS[activation],
         **view.tiling(run),
     )
 
@@ -114,7 +113,7 @@ def _backward(
             eps,
             activation,
         )
-        batch_norm_bwd_statistics_kernel[(triton.cdiv(view.channels, MERGE["BLOCK_C"]),)](
+        batch_norm_bwd_statistics_kernel[merge_grid(view)](
             sums,
             centred,
             channels[1],

@@ -1,13 +1,12 @@
 """The operators over parts of a batch: the same kernels, with a row of coefficients for each part."""
 
-import triton
 from torch import Tensor
 
 from batchnorm.ops.triton.backward import batch_norm_bwd_merge_kernel
 from batchnorm.ops.triton.forward import launch_forward
 from batchnorm.ops.triton.geometry import Run
 from batchnorm.ops.triton.gradients import launch_backward, launch_reduce
-from batchnorm.ops.triton.moments import MERGE
+from batchnorm.ops.triton.moments import MERGE, merge_grid
 from batchnorm.ops.triton.view import Channels, View
 
 __all__ = ["backward_apply", "backward_reduce", "forward_apply"]
@@ -62,7 +61,7 @@ def backward_reduce(
     first, second = (view.doubles(len(sizes), view.channels).zero_() for _ in range(2))
     for run in view.runs(sizes):
         partials = launch_reduce(view, run, grad, added, dz, None, _channels(run, z), 0.0, activation)
-        batch_norm_bwd_merge_kernel[(run.parts * triton.cdiv(view.channels, MERGE["BLOCK_C"]),)](
+        batch_norm_bwd_merge_kernel[merge_grid(view, run.parts)](
             *partials,
             first[run.first_part :],
             second[run.first_part :],
