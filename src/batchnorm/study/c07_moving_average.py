@@ -104,7 +104,7 @@ def _read(results: Results, plan: Plan) -> Reading:
                 mark="line",
                 x="batches since the change",
                 y="share",
-                band="no band: exact",
+                band="none, exact",
                 rows=tuple(rows),
             )
         ],
