@@ -29,8 +29,8 @@ def test_a_page_has_what_was_stated_before_and_what_came_out(tmp_path):
     for words in (
         "It does what it says.",
         "An interval that reaches 1.",
-        "steps to 80 %, own best rates above 1 × 2.7 × 2.2 to 3.3 t of logarithms, n = 3 met",
-        "a second effect above 1 × 0.9 × 0.8 to 1.1 t of logarithms, n = 3 not met",
+        "steps to 80 %, own best rates met above 1 × 2.7 × 2.2 to 3.3 t of logarithms, n = 3",
+        "a second effect not met above 1 × 0.9 × 0.8 to 1.1 t of logarithms, n = 3",
         "The best rate is 0.1.",
         "batchnorm study claim-1 --profile full --seeds 3",
         "none 0.01 0.4 0.35 0.45",
@@ -44,6 +44,14 @@ def test_a_bound_is_told_as_one(tmp_path):
     index = text(write_book([verdict(1, effects=(bound,))], tmp_path))
     assert "steps to 80 %, own best rates: ≥ 2.7 × (2.2 to 3.3)" in index
     assert "≥ 2.7 × 2.2 to 3.3 t of logarithms, at least, n = 3" in text(tmp_path / "c01-claim-1.html")
+
+
+def test_what_was_not_measured_has_no_numbers(tmp_path):
+    index = text(write_book(book(), tmp_path))
+    assert "not measured 0 of 1 steps to 80 %, own best rates: not measured" in index
+    assert "own best rates not measured above 1 × - - t of logarithms, n = 0" in text(
+        tmp_path / "c04-claim-4.html"
+    )
 
 
 def test_every_page_links_to_its_neighbours(tmp_path):
@@ -85,6 +93,15 @@ def test_what_an_axis_cannot_show_is_left_out():
     )
     shown = panels(curve(rows=rows, y_scale="log"))[""]
     assert shown == [{"series": "none", "x": 2, "mean": 0.1, "low": 0.1, "high": 0.1}]
+
+
+def test_an_interval_that_leaves_a_logarithmic_axis_goes_to_its_end():
+    rows = (
+        {"series": "none", "x": 1, "mean": 0.5, "low": -0.1, "high": 1.1},
+        {"series": "none", "x": 2, "mean": 0.3, "low": 0.2, "high": 0.4},
+    )
+    assert [row["low"] for row in panels(curve(rows=rows, y_scale="log"))[""]] == [0.2, 0.2]
+    assert [row["low"] for row in panels(curve(rows=rows))[""]] == [-0.1, 0.2]
 
 
 def test_no_two_series_look_the_same():

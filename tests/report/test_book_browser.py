@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from batchnorm.report import write_book
-from tests.report.synthetic_verdicts import book
+from tests.report.synthetic_verdicts import book, curve, verdict
 
 pytestmark = pytest.mark.browser
 
@@ -91,6 +91,18 @@ def test_every_chart_draws(visit_book: Open):
     assert marks == [9, 10, 10]
     assert page.locator(".panel h3").all_text_contents() == ["first layer", "second layer"]
     assert page.locator(".legend").first.locator("li").all_text_contents() == ["none", "batch", "group"]
+
+
+def test_ticks_are_numbers_as_people_write_them(browser: Browser, tmp_path: Path):
+    rows = tuple({"series": "batch", "x": x, "mean": x, "low": x, "high": x} for x in range(0, 301, 20))
+    write_book([verdict(1, figures=(curve(rows=rows, x_scale="linear"),))], tmp_path)
+    page = browser.new_page()
+    page.goto((tmp_path / "c01-claim-1.html").as_uri())
+    page.evaluate("window.reportDrawn")
+    ticks = page.locator(".role-axis-label text").all_text_contents()
+    assert {"0", "100", "200", "300"} <= set(ticks)
+    assert all(tick.isdigit() for tick in ticks)
+    page.close()
 
 
 def test_pointing_at_a_point_tells_its_interval(visit_book: Open):

@@ -131,27 +131,28 @@ def _condition(effect: EffectRecord) -> str:
     met = {True: "met", False: "not met", None: "not measured"}[effect.met]
     bound = f"{escape(effect.side)} {_number(effect.bound)}{_unit(effect)}"
     return (
-        f'<tr class="{met.replace(" ", "-")}"><th scope="row">{escape(effect.text)}</th><td>{bound}</td>'
+        f'<tr class="{met.replace(" ", "-")}"><th scope="row">{escape(effect.text)}</th>'
+        f"<td><strong>{met}</strong></td><td>{bound}</td>"
         f"<td>{_mean(effect)}</td><td>{_interval(effect)}</td>"
-        f"<td>{escape(effect.method)}, n = {len(effect.values)}</td><td><strong>{met}</strong></td></tr>"
+        f"<td>{escape(effect.method)}, n = {len(effect.values)}</td></tr>"
     )
 
 
 def effect_words(effect: EffectRecord) -> str:
     """Mean and 95 % interval, as ``≥ 2.7 × (2.2 to 3.3)``."""
-    return f"{_mean(effect)} ({_interval(effect)})"
+    return f"{_mean(effect)} ({_interval(effect)})" if effect.values else "not measured"
 
 
 def _mean(effect: EffectRecord) -> str:
     sign = next((sign for word, sign in _SIGNS.items() if effect.method.endswith(word)), "")
-    return f"{sign}{_number(effect.mean)}{_unit(effect)}"
+    return f"{sign}{_number(effect.mean)}{_unit(effect)}" if effect.values else "-"
 
 
 _SIGNS = {"at least": "≥ ", "at most": "≤ "}
 
 
 def _interval(effect: EffectRecord) -> str:
-    return f"{_number(effect.low)} to {_number(effect.high)}"
+    return f"{_number(effect.low)} to {_number(effect.high)}" if effect.values else "-"
 
 
 def _number(value: float) -> str:

@@ -12,6 +12,8 @@ __all__ = ["panels", "series_styles", "spec_of"]
 
 _ACCENTS = ("blue", "orange", "green", "purple", "muted", "ink")
 _DASHES = ([1, 0], [7, 4], [2, 3])
+# d3 shortens the numbers of a linear axis to the digits in which its ticks differ, and g would write 1e+2
+_TICKS = {"linear": "~r", "log": "~g"}
 # the two arms that most studies compare have the colours that they have in the report of a run
 _KNOWN = {"batch": "blue", "none": "orange"}
 
@@ -41,16 +43,19 @@ def panels(figure: Figure) -> dict[str, list[dict[str, Any]]]:
     """Rows by facet; one facet without a name where the figure has none.
 
     Values that no axis can show are left out: what is not finite, and on a logarithmic axis what is not
-    positive.
+    positive; an interval that goes on below such an axis ends at the lowest number there is.
     """
+    lowest = min((v for row in figure.rows for v in (row["mean"], row["low"]) if v > 0), default=1.0)
     found: dict[str, list[dict[str, Any]]] = {}
     for row in figure.rows:
         numbers = {name: row[name] for name in ("mean", "low", "high")}
         if not math.isfinite(numbers["mean"]) or (figure.y_scale == "log" and numbers["mean"] <= 0):
             continue
         for end in ("low", "high"):
-            outside = not math.isfinite(numbers[end]) or (figure.y_scale == "log" and numbers[end] <= 0)
-            numbers[end] = numbers["mean"] if outside else numbers[end]
+            if not math.isfinite(numbers[end]):
+                numbers[end] = numbers["mean"]
+        if figure.y_scale == "log":
+            numbers["low"] = max(numbers["low"], lowest)
         rows = found.setdefault(str(row.get("facet", "")), [])
         rows.append({"series": row["series"], "x": row["x"], **numbers})
     return found
@@ -72,10 +77,10 @@ def spec_of(figure: Figure, paint: Paint) -> Spec:
         x |= {"type": "nominal", "sort": order, "axis": {"labelAngle": 0, "labelLimit": 90}}
     else:
         x |= {"type": "quantitative", "scale": {"type": figure.x_scale, "zero": False, "nice": False}}
-        x |= {"axis": {"tickCount": 6, "format": "~g"}}
+        x |= {"axis": {"tickCount": 6, "format": _TICKS[figure.x_scale]}}
     # a logarithmic axis over less than a decade would have no label
     y: Spec = {"type": "quantitative", "scale": {"type": figure.y_scale, "zero": False}}
-    y |= {"axis": {"tickCount": 5, "format": "~g"}}
+    y |= {"axis": {"tickCount": 5, "format": _TICKS[figure.y_scale]}}
     mean, low = ({**y, "field": name, "title": figure.y} for name in ("mean", "low"))
     tooltip = [
         {"field": "series", "type": "nominal"},

@@ -80,8 +80,8 @@ def _read(results: Results, plan: Plan) -> Reading:
         return compare(operator.truediv, none, batch)
 
     def bound(which: str, accuracy: float) -> str:
-        none, batch = (_cut_short(results, arms[which, accuracy][norm], accuracy) for norm in NORMS)
-        return "at least" if none else "at most" if batch else ""
+        cut = [norm for norm in NORMS if _cut_short(results, arms[which, accuracy][norm], accuracy)]
+        return {"none": "at least", "batch": "at most"}[cut[0]] if len(cut) == 1 else ""
 
     asked = {
         "steps, textbook": ("book", 0.8, "steps"),
@@ -145,7 +145,7 @@ def _curves(results: Results, arms: Arms) -> Figure:
                     for step, share in zip(curve["steps"], curve["accuracy"], strict=True)
                 ]
     return Figure(
-        "curves", "Test accuracy by step, first seed", "line", "step", "test accuracy", "no band: one seed",
+        "curves", "Test accuracy by step, first seed", "line", "step", "test accuracy", "none, one seed",
         tuple(rows),
     )  # fmt: skip
 

@@ -28,8 +28,7 @@ def _read(results: Results, plan: Plan) -> Reading:
         # a trial that failed says nothing on its rate
         whole = [seed for seed in plan.seeds if all(seed in cell for cell in cells.values())]
         trained = {seed: [lr for lr in RATES if cells[lr][seed] >= TRAINS] for seed in whole}
-        # a network that trains at no rate is given the one below the smallest
-        largest[norm] = {seed: max(rates, default=RATES[0] / STEP) for seed, rates in trained.items()}
+        largest[norm] = {seed: max(rates) for seed, rates in trained.items() if rates}
         width[norm] = {
             seed: math.log10(max(rates) / min(rates)) if rates else 0.0 for seed, rates in trained.items()
         }
@@ -65,8 +64,8 @@ def _read(results: Results, plan: Plan) -> Reading:
                 if rate is not None
             ),
             *(
-                f"Arm {norm} trains up to {', '.join(f'{rate:.4g}' for rate in rates.values())}, by seed"
-                f"{', and the largest rate tried is among them' if RATES[-1] in rates.values() else ''}."
+                f"Arm {norm} trains on {len(rates)} of {len(own[norm])} seeds, up to "
+                f"{' and '.join(chosen(rate, RATES) for rate in sorted(set(rates.values())))}."
                 for norm, rates in largest.items()
                 if rates
             ),
@@ -83,7 +82,8 @@ STUDY = Study(
     held_equal="Initial weights, order of batches, plain SGD, batches of 64, ReLU, number of steps.",
     measure="Test accuracy (recalibrated) over learning rates a factor 2.5 apart, 0.0066 to 25. A rate "
     "trains if the accuracy is 70 % or more; the ratio of two largest rates is read off this grid, "
-    "and is known to a factor of 2.5. An arm's best rate has the best mean over seeds.",
+    "is known to a factor of 2.5, and takes two networks that train at some rate. An arm's best rate has the "
+    "best mean over seeds.",
     against="The same largest rate without; or no lead once each arm has its best rate: then the larger rate "
     "buys nothing.",
     conditions=(

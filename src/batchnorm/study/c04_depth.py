@@ -126,7 +126,7 @@ def _spreads(results: Results, rates: dict[tuple[str, int], Any]) -> Figure:
         mark="line",
         x="layer",
         y="standard deviation",
-        band="no band: one seed",
+        band="none, one seed",
         rows=tuple(rows),
         y_scale="log",
     )

@@ -79,10 +79,11 @@ def _read(results: Results, plan: Plan) -> Reading:
         f"while the mean of all samples is {sum(each['means']) / len(each['means']):g}."
         for each in example
     ]
-    notes += [
-        f"With momentum {momentum} half of a change is followed after {result['half_life']} batches."
-        for momentum, result in by_momentum.items()
-    ]
+    if by_momentum:
+        lives = ", ".join(
+            f"{result['half_life']} with momentum {momentum}" for momentum, result in by_momentum.items()
+        )
+        notes.append(f"Batches until half of a change is followed: {lives}.")
     digits = [
         abs(ours - hand)
         for each in example
@@ -103,7 +104,7 @@ def _read(results: Results, plan: Plan) -> Reading:
                 mark="line",
                 x="batches since the change",
                 y="share",
-                band="no band: exact",
+                band="none, exact",
                 rows=tuple(rows),
             )
         ],
