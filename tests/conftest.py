@@ -1,7 +1,9 @@
-"""Settings of every test, and the fixture that makes unwritten memory show."""
+"""Settings of every test, the fixture that makes unwritten memory show, and a browser."""
 
 import ctypes
+import shutil
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -9,7 +11,21 @@ from hypothesis import settings
 
 from tests.interpreter import INTERPRETED, use_triton_on_the_cpu
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
 M_PERTURB = -6  # in malloc.h: fill new memory with the complement of this byte
+
+CHROMIUM = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 # One thread, so that sums are taken in the same order wherever the tests run.
 torch.set_num_threads(1)
@@ -38,3 +54,18 @@ def poisoned_memory() -> Iterator[None]:
     yield
     set_allocator_option(M_PERTURB, 0)
     torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture(scope="session")
+def browser() -> "Iterator[Browser]":
+    """A headless Chromium; one for all tests of a process, for Playwright cannot be started twice."""
+    from playwright.sync_api import sync_playwright
+
+    names = ("chromium", "chromium-browser", "google-chrome")
+    executable = next(filter(None, map(shutil.which, names)), None)
+    if executable is None:
+        pytest.skip(f"no browser: none of {', '.join(names)} is installed")
+    with sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=executable, args=CHROMIUM)
+        yield chromium
+        chromium.close()

@@ -99,6 +99,20 @@ def test_the_table_of_folded_networks_is_that_of_the_record():
     )
 
 
+@pytest.mark.skipif(not (RESULTS / "resnet110.json").exists(), reason="no record of ResNet-110 yet")
+def test_the_table_of_a_hundred_and_ten_layers_is_that_of_the_record():
+    table = table_of("tools/arms_table.py", "arms_table", "resnet110.json")
+    assert table in (ROOT / "docs" / "studies.md").read_text()
+
+
+def test_a_table_of_arms_has_a_row_an_arm():
+    numbers = {"train_accuracy": 0.1, "test_accuracy_running": 0.1, "test_accuracy_recalibrated": 0.12345}
+    summary = {"arms": {"none": {"seeds": {"0": {"loss": None, **numbers}}}}}
+    rows = script("tools/arms_table.py").arms_table(summary).splitlines()
+    assert rows[2] == "| none | - | 0.100 | 0.100 | 0.123 |"
+    assert {row.count("|") for row in rows} == {6}
+
+
 @pytest.mark.skipif(not (RESULTS / "studies").exists(), reason="no records of a full run of the studies yet")
 def test_the_verdicts_of_the_readme_are_those_of_the_records():
     verdicts, page = script("tools/verdict_table.py"), (ROOT / "README.md").read_text()

@@ -82,7 +82,21 @@ def test_two_views_have_two_secrets(tmp_path):
 
 def test_a_run_that_has_not_begun_is_said(tmp_path):
     with LiveView(tmp_path) as view:
-        assert get(view, f"/{view.token}/").status == 503
+        answer = get(view, f"/{view.token}/")
+        assert answer.status == 503
+        assert "The run has not begun yet." in answer.read().decode()
+
+
+@pytest.mark.browser
+def test_a_browser_that_comes_before_the_run_need_not_come_again(browser: Browser, tmp_path):
+    page = browser.new_page()
+    page.set_default_timeout(20_000)
+    with LiveView(tmp_path) as view:
+        page.goto(view.url)
+        page.get_by_text("The run has not begun yet.").wait_for()
+        write(first_epochs(1), tmp_path)
+        page.get_by_role("heading", name="LeNet with and without batch normalization").wait_for()
+    page.close()
 
 
 def test_events_arrive_in_order_and_end(view):

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from batchnorm.models import norm_sites
+from batchnorm.models import ResNet, norm_factory, norm_sites
+from batchnorm.study.c04_depth import NETWORKS
 from batchnorm.study.networks import PartialNorm, lenet, places
 from batchnorm.study.recurrent import NORMS, RowLSTM, settle
 
@@ -33,6 +34,21 @@ def test_equal_seeds_have_equal_weights(kind, init):
     for a, b in zip(weights(ours), weights(plain), strict=True):
         assert torch.equal(a, b)
     assert ours(torch.rand(8, 1, 28, 28)).shape == (8, 10)
+
+
+def test_equal_seeds_have_equal_weights_in_deep_nets_and_recurrent_ones():
+    deep = [
+        ResNet(8, norm_factory(kind["norm"]), torch.Generator().manual_seed(3), shortcuts=kind["shortcuts"])
+        for kind in NETWORKS.values()
+    ]
+    recurrent = []
+    for norm in NORMS:
+        torch.manual_seed(3)
+        recurrent.append(RowLSTM(norm, 8, varied=False, masked=False))
+    for first, *others in (deep, recurrent):
+        for other in others:
+            for a, b in zip(weights(first), weights(other), strict=True):
+                assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize(("part", "mean", "std"), [("mean", 0.0, 3.0), ("var", 5 / 3, 1.0)])

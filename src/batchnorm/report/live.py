@@ -19,6 +19,11 @@ __all__ = ["LiveView"]
 HOST = "127.0.0.1"
 PATIENCE_S = 15  # a line at least so often, so that a page that has gone is noticed
 
+# whoever follows the address at once is there before the first record is
+NOT_YET = (
+    '<!doctype html><meta http-equiv="refresh" content="1"><title>Soon</title>The run has not begun yet.'
+)
+
 
 class LiveView:
     """Serves one run's page on a free port of 127.0.0.1 until it is left.
@@ -111,7 +116,7 @@ class LiveView:
                 try:
                     self._answer()
                 except FileNotFoundError:
-                    self.send_error(HTTPStatus.SERVICE_UNAVAILABLE, "the run has not begun")
+                    self._send(NOT_YET.encode(), "text/html; charset=utf-8", HTTPStatus.SERVICE_UNAVAILABLE)
                 except ConnectionError:
                     pass  # the page was closed
 
@@ -135,15 +140,15 @@ class LiveView:
                     and self.headers.get("Sec-Fetch-Site") in (None, "none", "same-origin")
                 )
 
-            def _head(self, kind: str) -> None:
-                self.send_response(HTTPStatus.OK)
+            def _head(self, kind: str, status: HTTPStatus = HTTPStatus.OK) -> None:
+                self.send_response(status)
                 self.send_header("Content-Type", kind)
                 self.send_header("Cache-Control", "no-store")
                 self.send_header("Referrer-Policy", "no-referrer")
                 self.send_header("Cross-Origin-Resource-Policy", "same-origin")
 
-            def _send(self, body: bytes, kind: str) -> None:
-                self._head(kind)
+            def _send(self, body: bytes, kind: str, status: HTTPStatus = HTTPStatus.OK) -> None:
+                self._head(kind, status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)

@@ -1,11 +1,12 @@
 """C4: without batch normalization depth is limited; with it and shortcuts over a hundred layers train."""
 
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 from batchnorm.records import Figure
 from batchnorm.study.depth import train_deep
-from batchnorm.study.results import PerSeed, Results, chosen, compare
+from batchnorm.study.results import PerSeed, Results, compare
 from batchnorm.study.sizes import sizes
 from batchnorm.study.study import Condition, Plan, Reading, Study
 from batchnorm.study.trial import Trial
@@ -19,6 +20,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "residual": {"shortcuts": True, "norm": "none"},
     "residual, batch norm": {"shortcuts": True, "norm": "batch"},
 }
+Rates = dict[tuple[str, int], Any]
 # an image and layer of the deep nets costs so much in images of LeNet, by how small it was made
 LAYER_COST = {4: 0.18, 2: 0.45}
 
@@ -95,12 +97,13 @@ def _read(results: Results, plan: Plan) -> Reading:
             ),
             _spreads(results, rates),
         ],
-        notes=[
-            f"With {depth} layers the {name} network does best at {chosen(rate, results.choices('lr'))}."
-            for (name, depth), rate in rates.items()
-            if rate is not None
-        ],
+        notes=[_told(name, rates, results.choices("lr")) for name in NETWORKS if results.rows],
     )
+
+
+def _told(name: str, rates: Rates, tried: Sequence[float]) -> str:
+    found = ", ".join(f"{rates[name, depth]} with {depth} layers" for depth in DEPTHS)
+    return f"The {name} network's best learning rate, of {', '.join(map(str, tried))}: {found}."
 
 
 def _growth(result: Any) -> float:
@@ -108,7 +111,7 @@ def _growth(result: Any) -> float:
     return float(result["spread"][0][-1] / result["spread"][0][0])
 
 
-def _spreads(results: Results, rates: dict[tuple[str, int], Any]) -> Figure:
+def _spreads(results: Results, rates: Rates) -> Figure:
     rows = []
     for name, network in NETWORKS.items():
         for row in results.where(depth=110, lr=rates[name, 110], **network).rows[:1]:
