@@ -9,7 +9,8 @@ data 65 and more. The ratio of between to within variance, the obvious test, mis
 layer (0.03). In a training that is watched the weights move from batch to batch and the layers' inputs with
 them, so that the model's own input is judged.
 
-Severity: warn above 3, error above 10; in a training that is watched only the latter.
+Severity: warn above 3, or above what chance makes of few and small batches (4.9 for 20 batches of 2);
+error above 10.
 
 Fix: shuffle; then measure the statistics.
 
@@ -19,10 +20,10 @@ Reports: TE-01, SH-01.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from batchnorm.doctor.gap import independence_of
-from batchnorm.doctor.passes import Pass
+from batchnorm.doctor.gap import independence_by_chance, independence_of
+from batchnorm.doctor.passes import Pass, Series
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import consent, found
 from batchnorm.records import Finding
@@ -40,13 +41,11 @@ def check(patient: Patient) -> Iterator[Finding]:
     In training mode a layer after another sees what that one already normalized, so the first one
     tells most.
     """
-    examined = patient.training
-    measured = _watched(examined) if examined.moving else _measured(examined)
-    known = {name: value for name, value in measured.items() if not math.isnan(value)}
-    worst = max(known, key=lambda name: known[name], default=None)
-    if worst is None or known[worst] <= (ERROR_R if examined.moving else WARN_R):
+    judged = _judged(patient.training)
+    worst = max(judged, key=lambda name: _excess(judged[name]), default=None)
+    if worst is None or _excess(judged[worst]) <= 1:
         return
-    ratio = known[worst]
+    ratio = independence_of(judged[worst])
     yield found(
         "error" if ratio > ERROR_R else "warn",
         None,
@@ -58,10 +57,13 @@ def check(patient: Patient) -> Iterator[Finding]:
     )
 
 
-def _measured(examined: Pass) -> dict[str, float]:
-    return {name: independence_of(series) for name, series in examined.series.items()}
+def _judged(examined: Pass) -> Mapping[str, Series]:
+    if not examined.moving:
+        return examined.series
+    return {} if examined.input_series is None else {INPUT: examined.input_series}
 
 
-def _watched(examined: Pass) -> dict[str, float]:
-    # An image may have one channel, and eight batches of one channel reach 3 by chance in one look of 300.
-    return {} if examined.input_series is None else {INPUT: independence_of(examined.input_series)}
+def _excess(series: Series) -> float:
+    """R over what it takes to be found: 3, or what chance can make of few and small batches."""
+    ratio = independence_of(series)
+    return 0.0 if math.isnan(ratio) else ratio / max(WARN_R, independence_by_chance(series))
