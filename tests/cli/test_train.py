@@ -149,3 +149,21 @@ def test_help_does_not_load_torch():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_what_the_doctor_finds_while_training_is_said_and_stands_in_the_report(tmp_path):
+    code = (
+        "import batchnorm.cli.train as t; t.WATCH_EVERY = 8\n"
+        "from batchnorm.records import Finding, Fix\n"
+        "import batchnorm.doctor.watch as w\n"
+        "fault = Finding('BN012', 'slow', 'warn', 'norm1', 'Slow [indeed].', {}, Fix('safe', 'wait'))\n"
+        "w.examine = lambda patient, rules: ((fault,), (), {})\n"
+        "from batchnorm.cli import main; main()"
+    )
+    arguments = [*SMALL, "--batch-size", "16", "--arms", "batch", "--out", "run"]
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    assert " ".join(result.stderr.split()) == "! batch, seed 0, epoch 1: BN012 slow in norm1: Slow [indeed]."
+    assert "Found by the doctor during training" in (tmp_path / "run" / "report.html").read_text()

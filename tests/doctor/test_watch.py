@@ -45,6 +45,15 @@ def test_sorted_batches_are_seen():
     assert [finding.code for finding in seen(trained(), by_class())] == ["BN026"]
 
 
+def test_weights_that_move_fast_are_no_batches_that_are_alike():
+    model, data = fresh(), batches()
+    optimizer = torch.optim.SGD(model.parameters(), 1.0)
+    found = []
+    with Watch(model, every=8, optimizer=optimizer, on_finding=found.append):
+        run(model, data, 40, optimizer)
+    assert [finding.code for finding in found if finding.severity != "info"] == []
+
+
 def test_an_infinite_batch_is_seen():
     model, data = trained(), batches()
     data[2][0][0, 0, 0, 0] = math.inf

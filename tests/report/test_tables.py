@@ -5,6 +5,8 @@ import math
 import re
 import statistics
 
+from batchnorm.records import Finding, Fix
+from batchnorm.records.faults import FaultRecord
 from batchnorm.report import tables
 from tests.report import synthetic
 
@@ -77,3 +79,12 @@ def test_infinite_is_as_diverged_as_nan():
     run = synthetic.run(arms=("none",), seeds=(0,), epochs=1)
     run = dataclasses.replace(run, epochs=(dataclasses.replace(run.epochs[0], loss=math.inf),))
     assert rows(tables.results_table(run))[1][1] == "diverged"
+
+
+def test_faults_have_a_row_each_and_their_text_is_no_markup():
+    finding = Finding("BN012", "slow", "warn", "a<b", "Slow <i>.", {}, Fix("safe", "x & y"))
+    table = tables.faults_table([FaultRecord("batch", 3, 2, finding)])
+    assert "warn BN012 slow" in table
+    assert "a&lt;b" in table
+    assert "Slow &lt;i&gt;. Fix: x &amp; y." in table
+    assert tables.faults_table([]) == ""

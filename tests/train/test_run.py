@@ -14,7 +14,8 @@ import torch
 
 from batchnorm.data import load_embedded_sample
 from batchnorm.models import build
-from batchnorm.records import read_run
+from batchnorm.records import Finding, Fix, read_run
+from batchnorm.records.faults import read_faults
 from batchnorm.train import TrainConfig, train
 
 SMALL = TrainConfig(epochs=2, train_images=512, recalibration_images=512, batch_size=128, threads=1)
@@ -59,6 +60,31 @@ def test_a_run_leaves_its_records(tmp_path, sample):
     assert {path.name for path in (tmp_path / "run" / "weights").iterdir()} == {
         f"{arm}-{seed}.safetensors" for arm in ("none", "batch") for seed in (0, 1)
     }
+
+
+def test_a_watcher_is_open_in_training_alone_and_its_faults_are_recorded_once(tmp_path, sample):
+    log = []
+
+    class Watcher:
+        def __init__(self, model, optimizer, on_finding):
+            assert {id(p) for group in optimizer.param_groups for p in group["params"]} <= set(
+                map(id, model.parameters())
+            )
+            self.model, self.on_finding = model, on_finding
+
+        def __enter__(self):
+            hook = self.model.register_forward_pre_hook(lambda module, args: log.append(module.training))
+            self.hook = hook
+
+        def __exit__(self, *_):
+            self.hook.remove()
+            self.on_finding(Finding("BN012", "slow", "warn", "norm1", "Slow.", {}, Fix("advice", "wait")))
+
+    config = dataclasses.replace(SMALL, arms=("batch",))
+    train(config, sample, tmp_path / "run", Silent(), watcher=Watcher)
+    assert log == [True] * 8  # two epochs of four batches, and neither evaluation nor recalibration
+    (fault,) = read_faults(tmp_path / "run")
+    assert (fault.arm, fault.seed, fault.epoch, fault.finding.code) == ("batch", 0, 1, "BN012")
 
 
 def test_training_teaches(tmp_path, sample):

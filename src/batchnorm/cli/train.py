@@ -9,10 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from batchnorm.cli.words import words
 
 if TYPE_CHECKING:  # torch takes a second; --help shall not wait for it
+    from collections.abc import Callable
+
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from batchnorm.records import Finding
     from batchnorm.train import Observer, TrainConfig
 
 __all__ = ["HELP", "command"]
@@ -24,6 +31,9 @@ The defaults are the textbook's experiment: LeNet with sigmoid, SGD, learning ra
 with statistics recalibrated over training images."""
 
 Setting = typer.Option
+
+WATCH_EVERY = 250  # steps from one look of the doctor to the next: about an epoch of the defaults
+ASK_ALL_RANKS = ("BN043", "BN045")  # and only rank 0 is watched
 
 
 def command(
@@ -72,12 +82,27 @@ def command(
     given = dict(locals())
     from batchnorm.cli import progress, report, table
     from batchnorm.data import load_fashion_mnist
+    from batchnorm.doctor import Watch
+    from batchnorm.records.faults import read_faults
     from batchnorm.train import TrainConfig, train
 
     given |= {"arms": words(arms), "seeds": _numbers(seeds)}
     config = TrainConfig(**{field.name: given[field.name] for field in dataclasses.fields(TrainConfig)})
     directory = _directory(out, config, resume)
     console = progress.make_console(as_json)
+
+    def watcher(
+        model: "nn.Module", optimizer: "Optimizer", on_finding: "Callable[[Finding], object]"
+    ) -> Watch:
+        return Watch(
+            model,
+            every=WATCH_EVERY,
+            optimizer=optimizer,
+            ignore=ASK_ALL_RANKS,
+            on_finding=on_finding,
+            accumulation=config.accumulate,
+        )
+
     data = load_fashion_mnist(data_dir, notify=lambda warning: progress.warn(str(warning)))
     with progress.Bars(console, config) as bars, contextlib.ExitStack() as stack:
         observer: Observer = bars
@@ -86,7 +111,7 @@ def command(
 
             observer = Watched(bars, stack.enter_context(serve(directory)))
         try:
-            run = train(config, data, directory, observer, resume=resume)
+            run = train(config, data, directory, observer, resume=resume, watcher=watcher)
         except (KeyboardInterrupt, OSError):
             progress.warn(
                 f"stopped; the same command with --resume --out {directory} goes on from the last epoch"
@@ -94,6 +119,13 @@ def command(
             raise
     if not progress.LEADS:
         return
+    for fault in read_faults(directory):
+        if fault.finding.severity != "info":
+            progress.warn(
+                f"{fault.arm}, seed {fault.seed}, epoch {fault.epoch}: {fault.finding.code} "
+                f"{fault.finding.name} in {escape(fault.finding.layer or 'the model')}: "
+                f"{escape(fault.finding.message)}"
+            )
     page = report.write(run, directory)
     if as_json:
         print(json.dumps({"directory": str(directory), **run.summary()}))

@@ -6,6 +6,7 @@ scatter of the same batches, so the ratio of the two is 1 in a healthy layer wha
 """
 
 import dataclasses
+import math
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 from batchnorm.doctor.layer import Layer, plain
 from batchnorm.doctor.passes import Series
 
-__all__ = ["LEAST_GAP", "Gap", "gap_of", "independence_of"]
+__all__ = ["LEAST_GAP", "Gap", "gap_of", "independence_by_chance", "independence_of"]
 
 LEAST_GAP = 0.1  # standard deviations of the output; a smaller gap does no harm whatever its ratio
 
@@ -89,3 +90,15 @@ def independence_of(series: Series) -> float:
     """
     independent = (series.item_var / series.items.unsqueeze(1)).mean(0)
     return float((series.mean.var(0) / independent).nanmedian())
+
+
+def independence_by_chance(series: Series) -> float:
+    """What `independence_of` stays below for independent samples, in all but about one case in 4000.
+
+    The ratio of two variances follows Fisher's F; its logarithm is nearly normal, with variance
+    2 / d₁ + 2 / d₂ for the degrees of freedom. Channels count as one, since they may all say the same.
+    """
+    batches, samples = len(series.mean), float(series.items.sum())
+    if batches < 2 or samples <= batches:
+        return math.inf
+    return math.exp(3.5 * math.sqrt(2 / (batches - 1) + 2 / (samples - batches)))

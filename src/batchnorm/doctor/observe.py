@@ -109,6 +109,7 @@ class Observer:
         calls: In the order they happened.
         strangers: Class names of batch-norm layers that ran but are not in the module tree.
         forwards: Forwards of the model so far.
+        inputs: Moments of the first input of each, where that is ``(N, C, …)``.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class Observer:
         self.calls: list[Call] = []
         self.strangers: list[str] = []
         self.forwards = 0
+        self.inputs: list[Moments] = []
 
     @contextlib.contextmanager
     def hooked(self) -> Iterator["Observer"]:
@@ -144,8 +146,10 @@ class Observer:
                     stack.callback(handle.remove)
             yield self
 
-    def _begin(self, module: nn.Module, args: Any) -> None:
+    def _begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self.forwards += 1
+        if args and isinstance(args[0], Tensor) and _fits(args[0]):
+            self.inputs.append(moments(args[0]))
 
     def _before(self, layer: Layer) -> Callable[[nn.Module, Any, Any], None]:
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -155,7 +159,7 @@ class Observer:
             input = channels_first(module, input)
             # What a mask leaves out would spoil the moments.
             masked = kwargs.get("mask") is not None
-            fits = not masked and input.dim() >= 2 and input.numel() > 0 and input.is_floating_point()
+            fits = not masked and _fits(input)
             self.calls.append(
                 Call(
                     layer.name,
@@ -171,3 +175,7 @@ class Observer:
                 self.look(layer.name, input.detach())
 
         return before
+
+
+def _fits(input: Tensor) -> bool:
+    return input.dim() >= 2 and input.numel() > 0 and input.is_floating_point()

@@ -56,11 +56,15 @@ class Pass:
         batches: The calls of layers, batch by batch, in order.
         strangers: Classes of batch-norm layers that are not in the module tree.
         refused: Layers that were given one value per channel in training, with the input's shape.
+        inputs: Moments of the model's own inputs.
+        moving: Whether the weights moved from batch to batch, and the layers' inputs with them.
     """
 
     batches: tuple[tuple[Call, ...], ...]
     strangers: tuple[str, ...]
     refused: Mapping[str, tuple[int, ...]]
+    inputs: tuple[Moments, ...] = ()
+    moving: bool = False
 
     @cached_property
     def order(self) -> tuple[str, ...]:
@@ -77,20 +81,32 @@ class Pass:
                 for batch in self.batches
                 if (seen := [c.moments for c in batch if c.layer == name and c.moments is not None])
             ]
-            finite = [m for m in merged if m.is_finite()]
-            if finite:
-                found[name] = Series(
-                    torch.stack([m.mean for m in finite]),
-                    torch.stack([m.var for m in finite]),
-                    torch.stack([m.item_var for m in finite]),
-                    torch.tensor([m.count for m in finite], dtype=torch.float64),
-                    torch.tensor([m.items for m in finite], dtype=torch.float64),
-                )
+            series = _series(merged)
+            if series is not None:
+                found[name] = series
         return found
+
+    @cached_property
+    def input_series(self) -> Series | None:
+        """Of the model's own inputs; None where they have no channels, or not always the same."""
+        return _series(self.inputs) if len({m.mean.shape for m in self.inputs}) == 1 else None
 
     def has_enough(self) -> bool:
         """Whether there are batches enough to judge their spread."""
         return len(self.batches) >= ENOUGH
+
+
+def _series(parts: Iterable[Moments]) -> Series | None:
+    finite = [m for m in parts if m.is_finite()]
+    if not finite:
+        return None
+    return Series(
+        torch.stack([m.mean for m in finite]),
+        torch.stack([m.var for m in finite]),
+        torch.stack([m.item_var for m in finite]),
+        torch.tensor([m.count for m in finite], dtype=torch.float64),
+        torch.tensor([m.items for m in finite], dtype=torch.float64),
+    )
 
 
 def _merge(parts: list[Moments]) -> Moments:
@@ -140,7 +156,8 @@ def run_pass(
                 refused[single.layer] = single.shape
                 continue
             batches.append(tuple(observer.calls))
-        return Pass(tuple(batches), tuple(dict.fromkeys(observer.strangers)), refused)
+        strangers = tuple(dict.fromkeys(observer.strangers))
+        return Pass(tuple(batches), strangers, refused, tuple(observer.inputs))
 
 
 def _single(calls: list[Call]) -> Call | None:

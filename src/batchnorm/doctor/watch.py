@@ -125,11 +125,18 @@ class Watch:
 
     def _judge(self) -> None:
         assert self._observer is not None
-        strangers, batches, step = tuple(self._observer.strangers), tuple(self._batches), self._whole_step
+        seen = Pass(
+            tuple(self._batches),
+            tuple(self._observer.strangers),
+            {},
+            tuple(self._observer.inputs),
+            moving=True,
+        )
+        step = self._whole_step
         self._stop()
         patient = Patient(self.model, None, _NoMore(), self._settings)
         # What was seen stands in place of what a diagnosis would measure.
-        vars(patient).update(training=Pass(batches, strangers, {}), step=step, graph=None)
+        vars(patient).update(training=seen, step=step, graph=None)
         known = {(finding.code, finding.layer) for finding in self.findings}
         found, _, _ = examine(patient, self._rules)
         new = [finding for finding in found if (finding.code, finding.layer) not in known]

@@ -1,6 +1,6 @@
 """The page: one self-contained HTML file from a run."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -8,6 +8,7 @@ from string import Template
 from typing import Any
 
 from batchnorm.records import RunRecord, write_atomic
+from batchnorm.records.faults import FaultRecord, read_faults
 from batchnorm.report import charts, payload, sentences, tables, theme
 from batchnorm.report.pictures import write_pictures
 from batchnorm.report.vega import browser_bundle, for_page
@@ -26,7 +27,7 @@ def write_report(run: RunRecord, directory: Path, *, pictures: bool = True) -> P
 
     Args:
         run: What to show; a run in progress is fine.
-        directory: Where the files shall stand; made if absent.
+        directory: Where the files shall stand, beside the faults that the doctor found; made if absent.
         pictures: Also write ``charts/*.svg`` and ``charts/*.png``, which takes some seconds.
 
     Returns:
@@ -36,7 +37,7 @@ def write_report(run: RunRecord, directory: Path, *, pictures: bool = True) -> P
         ImportError: If the ``train`` extra is not installed.
         OSError: As the file system reports it.
     """
-    html = render_page(run)
+    html = render_page(run, read_faults(directory))
     directory.mkdir(parents=True, exist_ok=True)
     write_atomic(directory / "report.html", html)
     if pictures:
@@ -44,8 +45,12 @@ def write_report(run: RunRecord, directory: Path, *, pictures: bool = True) -> P
     return directory / "report.html"
 
 
-def render_page(run: RunRecord) -> str:
+def render_page(run: RunRecord, faults: Sequence[FaultRecord] = ()) -> str:
     """The page as HTML, under 3 MB, without any address that a browser would fetch.
+
+    Args:
+        run: What to show.
+        faults: What the doctor found in it.
 
     Raises:
         ImportError: If the ``train`` extra is not installed.
@@ -71,6 +76,7 @@ def render_page(run: RunRecord) -> str:
         recalibrated_label=sentences.label(run, "test_accuracy_recalibrated", "Test accuracy, recalibrated"),
         loss_table=tables.epochs_table(run, "loss", "Loss by epoch"),
         accuracy_tables="".join(tables.epochs_table(run, name, words) for name, words in _ACCURACIES.items()),
+        faults=tables.faults_table(faults),
         config=tables.settings_table("Configuration", run.config),
         environment=tables.settings_table("Environment", run.environment),
         **_embedded(run),

@@ -8,9 +8,18 @@ from html import escape
 from typing import Any
 
 from batchnorm.records import EpochRecord, RunRecord
+from batchnorm.records.faults import FaultRecord
 from batchnorm.report.theme import arm_colour
 
-__all__ = ["ARM_WORDS", "cell", "epochs_table", "results_table", "seeds_table", "settings_table"]
+__all__ = [
+    "ARM_WORDS",
+    "cell",
+    "epochs_table",
+    "faults_table",
+    "results_table",
+    "seeds_table",
+    "settings_table",
+]
 
 ARM_WORDS = {
     "none": "no normalization",
@@ -91,6 +100,23 @@ def epochs_table(run: RunRecord, measure: str, words: str) -> str:
         for epoch in epochs
     ]
     return _table(words, ["epoch", *map(escape, run.arms)], body)
+
+
+def faults_table(faults: Iterable[FaultRecord]) -> str:
+    """What the doctor found while the networks were trained, a row a fault; empty without faults."""
+    body = [
+        [
+            _arm(fault.arm),
+            str(fault.seed),
+            str(fault.epoch),
+            f"{fault.finding.severity} {fault.finding.code} {escape(fault.finding.name)}",
+            f"<code>{escape(fault.finding.layer or '')}</code>",
+            f"{escape(fault.finding.message)} Fix: {escape(fault.finding.fix.text)}.",
+        ]
+        for fault in faults
+    ]
+    heads = ["arm", "seed", "epoch", "fault", "layer", "what happened"]
+    return _table("Found by the doctor during training", heads, body, kind="settings") if body else ""
 
 
 def settings_table(caption: str, settings: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """A run: every arm with every seed, trained, evaluated and recorded epoch by epoch."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -12,7 +12,8 @@ from batchnorm.data import Batches, FashionMNIST
 from batchnorm.models import build
 from batchnorm.nn.statistics import statistics_from_text
 from batchnorm.ops.environment import describe_environment
-from batchnorm.records import EpochRecord, RunRecord
+from batchnorm.records import EpochRecord, Finding, RunRecord
+from batchnorm.records.faults import FaultRecord, append_fault
 from batchnorm.surgery import population_statistics, swapped_statistics
 from batchnorm.train.checkpoint import Progress, restore, save_checkpoint, save_weights
 from batchnorm.train.config import TrainConfig
@@ -23,7 +24,12 @@ from batchnorm.train.events import EventWriter
 from batchnorm.train.observe import observe_layers
 from batchnorm.train.optimizer import make_optimizer
 
-__all__ = ["Observer", "train"]
+__all__ = ["Observer", "Watcher", "train"]
+
+# Of a model in training and its optimizer; calls the last argument for each fault.
+Watcher = Callable[
+    [nn.Module, torch.optim.Optimizer, Callable[[Finding], object]], contextlib.AbstractContextManager[object]
+]
 
 EVALUATION_BATCH = 1000
 PROBE_IMAGES = 1000
@@ -43,7 +49,13 @@ class Observer(Protocol):
 
 
 def train(
-    config: TrainConfig, data: FashionMNIST, directory: Path, observer: Observer, *, resume: bool = False
+    config: TrainConfig,
+    data: FashionMNIST,
+    directory: Path,
+    observer: Observer,
+    *,
+    resume: bool = False,
+    watcher: Watcher | None = None,
 ) -> RunRecord:
     """Train every arm with every seed, and leave a run directory behind.
 
@@ -57,6 +69,8 @@ def train(
         directory: Where the records go; see `RunDirectory`.
         observer: Told what happens, on rank 0 only.
         resume: Go on with a run that was stopped; it ends with the numbers it would have had.
+        watcher: Makes what each model is trained under, as `batchnorm.Watch`; on rank 0 only. It is
+            entered for the training of each epoch, and left for what is between.
 
     Raises:
         ValueError: If settings, data and directory do not fit together.
@@ -77,7 +91,7 @@ def train(
         run = run or RunDirectory(directory, config, environment, resume=True)
         for arm, seed in run.trials:
             if run.epochs_done(arm, seed) < config.epochs:
-                _Trial(config, data, run, world, observer, arm, seed).train()
+                _Trial(config, data, run, world, observer, arm, seed, watcher).train()
         world.wait()
         return run.finish() if world.leads else run.read()
 
@@ -107,6 +121,7 @@ class _Trial:
         observer: Observer,
         arm: str,
         seed: int,
+        watcher: Watcher | None,
     ) -> None:
         self.config, self.run, self.world, self.observer = config, run, world, observer
         self.arm, self.seed = arm, seed
@@ -137,6 +152,10 @@ class _Trial:
         self.model = model.to(device)
         self.optimizer = make_optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
+        self.watch: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+        if watcher is not None and world.leads:
+            self.watch = watcher(self.model, self.optimizer, self._found)
+        self.epoch = 0
 
     def train(self) -> None:
         """Train what is left of this trial, recording each epoch."""
@@ -163,17 +182,19 @@ class _Trial:
                     self.observer.trial(
                         self.arm, self.seed, epoch, len(self.batches) * self.config.batch_size
                     )
-                result = train_epoch(
-                    wrapped,
-                    self.optimizer,
-                    self.scaler,
-                    self.batches.epoch(epoch),
-                    self.config,
-                    self.world,
-                    first_step=(epoch - 1) * steps_per_epoch,
-                    steps=self.config.epochs * steps_per_epoch,
-                    on_images=self.observer.images if self.world.leads else lambda *_: None,
-                )
+                self.epoch = epoch
+                with self.watch:
+                    result = train_epoch(
+                        wrapped,
+                        self.optimizer,
+                        self.scaler,
+                        self.batches.epoch(epoch),
+                        self.config,
+                        self.world,
+                        first_step=(epoch - 1) * steps_per_epoch,
+                        steps=self.config.epochs * steps_per_epoch,
+                        on_images=self.observer.images if self.world.leads else lambda *_: None,
+                    )
                 if self.world.leads:
                     record = self._evaluate(epoch, result)
                     assert record is not None
@@ -205,6 +226,9 @@ class _Trial:
             )
         self.run.record(record, layers)
         return record
+
+    def _found(self, finding: Finding) -> None:
+        append_fault(self.run.path, FaultRecord(self.arm, self.seed, self.epoch, finding))
 
     def _save(self, epoch: int) -> None:
         if epoch == self.config.epochs:

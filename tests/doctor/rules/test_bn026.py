@@ -1,4 +1,6 @@
 import pytest
+import torch
+from torch import nn
 
 from batchnorm.doctor import diagnose
 from tests.doctor.networks import batches, by_class, fresh, train, trained
@@ -22,3 +24,11 @@ def test_is_silent_with_too_few_batches_to_tell():
     report = diagnose(trained(), by_class()[:4])
     assert report.findings == ()
     assert report.skipped["BN026"] == "needs 8 batches or more, got 4"
+
+
+def test_is_silent_on_what_chance_makes_of_twenty_batches_of_two():
+    model = nn.BatchNorm1d(1)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(150):
+        data = list(torch.randn(20, 2, 1, generator=generator))
+        assert diagnose(model, data, rules=["BN026"]).findings == ()

@@ -37,7 +37,7 @@ def check(patient: Patient) -> Iterator[Finding]:
             continue
         count, items = float(series.count.median()), float(series.items.median())
         worth = count
-        if count > items and examined.has_enough():
+        if count > items and examined.has_enough() and not examined.moving:
             worth = min(count, float((series.within / series.mean.var(0)).nanmedian()))
         if worth < FEW:
             yield found(

@@ -6,9 +6,11 @@ prediction brings it back, and the running variance misses the spread between ba
 Found by: R, the variance of batch means over what independent samples would give, the median over
 channels of the layer where it is largest. Shuffled data gave 0.8 to 1.2 whatever the batch size, sorted
 data 65 and more. The ratio of between to within variance, the obvious test, misses sorted data in a first
-layer (0.03).
+layer (0.03). In a training that is watched the weights move from batch to batch and the layers' inputs with
+them, so that the model's own input is judged.
 
-Severity: warn above 3, error above 10.
+Severity: warn above 3, or above what chance makes of few and small batches (4.9 for 20 batches of 2);
+error above 10.
 
 Fix: shuffle; then measure the statistics.
 
@@ -18,9 +20,10 @@ Reports: TE-01, SH-01.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from batchnorm.doctor.gap import independence_of
+from batchnorm.doctor.gap import independence_by_chance, independence_of
+from batchnorm.doctor.passes import Pass, Series
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import consent, found
 from batchnorm.records import Finding
@@ -29,6 +32,7 @@ EVIDENCE = "T"
 RANK = 10
 
 WARN_R, ERROR_R = 3.0, 10.0
+INPUT = "the model's input"
 
 
 def check(patient: Patient) -> Iterator[Finding]:
@@ -37,12 +41,11 @@ def check(patient: Patient) -> Iterator[Finding]:
     In training mode a layer after another sees what that one already normalized, so the first one
     tells most.
     """
-    measured = {name: independence_of(series) for name, series in patient.training.series.items()}
-    known = {name: value for name, value in measured.items() if not math.isnan(value)}
-    worst = max(known, key=lambda name: known[name], default=None)
-    if worst is None or known[worst] <= WARN_R:
+    judged = _judged(patient.training)
+    worst = max(judged, key=lambda name: _excess(judged[name]), default=None)
+    if worst is None or _excess(judged[worst]) <= 1:
         return
-    ratio = known[worst]
+    ratio = independence_of(judged[worst])
     yield found(
         "error" if ratio > ERROR_R else "warn",
         None,
@@ -52,3 +55,15 @@ def check(patient: Patient) -> Iterator[Finding]:
         consent("shuffle the training data (DataLoader(shuffle=True)), then recalibrate"),
         {"independence": ratio, "at": worst},
     )
+
+
+def _judged(examined: Pass) -> Mapping[str, Series]:
+    if not examined.moving:
+        return examined.series
+    return {} if examined.input_series is None else {INPUT: examined.input_series}
+
+
+def _excess(series: Series) -> float:
+    """R over what it takes to be found: 3, or what chance can make of few and small batches."""
+    ratio = independence_of(series)
+    return 0.0 if math.isnan(ratio) else ratio / max(WARN_R, independence_by_chance(series))

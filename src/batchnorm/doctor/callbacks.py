@@ -1,0 +1,116 @@
+"""`Watch` for trainers of other packages: their callbacks, which open it and close it."""
+
+import importlib
+from typing import Any
+
+from torch import nn
+
+from batchnorm.doctor.watch import Watch
+from batchnorm.records import Finding
+
+__all__ = ["lightning_callback", "transformers_callback"]
+
+
+class _Open:
+    """At most one open watch."""
+
+    def __init__(self, module: str, options: dict[str, Any]) -> None:
+        self.module, self.options = module, options
+        self.watch: Watch | None = None
+        self.findings: tuple[Finding, ...] = ()
+
+    def begin(self, model: nn.Module, optimizer: Any) -> None:
+        self.end()
+        self.watch = Watch(model.get_submodule(self.module), optimizer=optimizer, **self.options)
+        self.watch.__enter__()
+
+    def end(self) -> None:
+        if self.watch is not None:
+            self.watch.__exit__(None, None, None)
+            self.findings, self.watch = self.seen(), None
+
+    def seen(self) -> tuple[Finding, ...]:
+        return self.findings if self.watch is None else self.watch.findings
+
+
+def lightning_callback(module: str = "", **options: Any) -> Any:
+    """A callback for Lightning's ``Trainer(callbacks=[…])``.
+
+    Args:
+        module: Name of the submodule whose forward a training step runs; ``""`` where the step calls
+            ``self(batch)``. With the name of another one nothing is seen.
+        options: Of `Watch`.
+
+    Returns:
+        A ``lightning.pytorch.Callback``; its ``findings`` are those so far.
+
+    Raises:
+        ImportError: If neither ``lightning`` nor ``pytorch_lightning`` is installed.
+    """
+    base: Any = _import("lightning_callback", "lightning.pytorch", "pytorch_lightning").Callback
+
+    class LightningWatch(base):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.open = _Open(module, options)
+
+        @property
+        def findings(self) -> tuple[Finding, ...]:
+            return self.open.seen()
+
+        def on_train_start(self, trainer: Any, pl_module: nn.Module) -> None:
+            first = trainer.optimizers[0] if trainer.optimizers else None
+            self.open.begin(pl_module, getattr(first, "optimizer", first))
+
+        def on_train_end(self, trainer: Any, pl_module: nn.Module) -> None:
+            self.open.end()
+
+        def on_exception(self, trainer: Any, pl_module: nn.Module, exception: BaseException) -> None:
+            self.open.end()
+
+    return LightningWatch()
+
+
+def transformers_callback(module: str = "", **options: Any) -> Any:
+    """A callback for Transformers' ``Trainer(callbacks=[…])``.
+
+    A trainer that stops with an error tells its callbacks nothing; the hooks then stay until the next
+    training begins.
+
+    Args:
+        module: Name of the submodule to look at; ``""`` for the model.
+        options: Of `Watch`.
+
+    Returns:
+        A ``transformers.TrainerCallback``; its ``findings`` are those so far.
+
+    Raises:
+        ImportError: If ``transformers`` is not installed.
+    """
+    base: Any = _import("transformers_callback", "transformers").TrainerCallback
+
+    class TransformersWatch(base):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.open = _Open(module, options)
+
+        @property
+        def findings(self) -> tuple[Finding, ...]:
+            return self.open.seen()
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            optimizer = given.get("optimizer")
+            self.open.begin(given["model"], getattr(optimizer, "optimizer", optimizer))  # accelerate wraps it
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            self.open.end()
+
+    return TransformersWatch()
+
+
+def _import(op: str, *names: str) -> Any:
+    for name in names:
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    raise ImportError(f"{op}: {names[0]} expected to be installed, got none")
