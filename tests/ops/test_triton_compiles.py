@@ -1,6 +1,7 @@
 """The kernels through Triton's own compiler, for GPUs that need not be there: nothing is launched.
 
-The interpreter takes what the compiler refuses: a variable that changes its type in a loop, say.
+The interpreter takes what the compiler refuses: a variable that changes its type in a loop, say. Nor is
+there a value to be found here: a call that looked at one, and so waited for the device, would fail.
 """
 
 import dataclasses
