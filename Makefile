@@ -42,8 +42,8 @@ sanitize: check
 
 # The whole conformance suite on the Triton kernels, in Triton's interpreter: some minutes without a GPU.
 triton: check
-	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -k 'native or opcheck or triton' \
-	tests/conformance tests/nn/test_lean.py tests/ops
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -k 'native or opcheck or triton or processes_together' \
+	tests/conformance tests/nn/test_lean.py tests/nn/test_synced.py tests/ops
 
 # What only a card can show; the environment needs a torch that knows it.
 gpu: check

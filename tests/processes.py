@@ -71,7 +71,11 @@ def _work(connection: Connection) -> None:
     import torch
     import torch.distributed as dist
 
+    from tests.interpreter import INTERPRETED, use_triton_on_the_cpu
+
     torch.set_num_threads(1)
+    if INTERPRETED:
+        use_triton_on_the_cpu()
     while True:
         function, args, place, timeout_s = pickle.loads(connection.recv_bytes())
         dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=timeout_s), **place)

@@ -12,7 +12,10 @@ from tests.interpreter import INTERPRETED
 
 HERE = Path(__file__).parent
 TESTS = [HERE / name for name in ("test_oracle.py", "test_parts.py", "test_running_stats.py")]
-QUICK = "native and (training or prediction or each_activation or one_part or skipped or several_steps)"
+QUICK = (
+    "native and (training or prediction or one_part or skipped"
+    " or (each_activation and float32) or (several_steps and bfloat16))"
+)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
