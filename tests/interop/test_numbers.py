@@ -71,6 +71,15 @@ def test_a_shift_without_scale_keeps_the_weight_one():
     assert (made.weight.tolist(), made.bias.tolist()) == ([1, 1], BETA.tolist())
 
 
+def test_arrays_of_any_dtype_are_taken():
+    ml_dtypes = pytest.importorskip("ml_dtypes", reason="pip install --group interop")
+    half = {name: values.astype(ml_dtypes.bfloat16) for name, values in {"mean": MEAN, "var": VAR}.items()}
+    made = from_flax({"batch_stats": half})
+    assert made.running_var.tolist() == half["var"].astype(np.float32).tolist()
+    made = from_flax({"batch_stats": {"mean": [1, 2], "var": [9, 18]}}, count=10)
+    assert made.running_var.tolist() == [10, 20]
+
+
 def test_half_layers_become_arrays():
     assert to_keras(layer().bfloat16())[1][0].dtype == np.float32
     assert to_keras(layer().half())[1][0].dtype == np.float16
@@ -97,6 +106,20 @@ def test_half_layers_become_arrays():
             lambda: from_keras(CONFIG, [GAMMA, BETA[:1], MEAN, VAR]),
             r"from_keras: arrays expected shape \(2,\), got \(1,\)",
         ),
+        (
+            lambda: from_keras(CONFIG, [GAMMA, BETA, MEAN, -VAR]),
+            "from_keras: statistics expected finite numbers and variances >= 0, got",
+        ),
+        (lambda: from_keras(CONFIG, [GAMMA, BETA, MEAN * np.nan, VAR]), "statistics expected finite numbers"),
+        (
+            lambda: from_flax({"batch_stats": {"mean": 1.0, "var": 2.0}}),
+            r"from_flax: arrays expected shape \(1,\), got \(\)",
+        ),
+        (
+            lambda: from_keras({**CONFIG, "momentum": 1.5}, ARRAYS),
+            "from_keras: momentum expected a number from 0 to 1, got 1.5",
+        ),
+        (lambda: to_keras(nn.Linear(2, 2)), "to_keras: layer expected a batch norm, got Linear"),
         (lambda: from_flax({"params": {}}), "from_flax: batch_stats expected mean and var, got nothing"),
         (
             lambda: to_flax(nn.BatchNorm2d(2, track_running_stats=False)),

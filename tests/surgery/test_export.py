@@ -127,6 +127,28 @@ def test_refusals(tmp_path):
         export(network().train(), images(), tmp_path / "model.pt2")
 
 
+@pytest.mark.parametrize("keep_bn", [True, False])
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("running_mean", float("nan"), "statistics of 1 expected finite numbers"),
+        ("running_var", -1.0, "running_var of 1 expected numbers >= 0, got -1"),
+    ],
+)
+def test_broken_statistics_are_not_written(tmp_path, keep_bn, name, value, words):
+    model = network()
+    getattr(model[1], name)[2] = value
+    with pytest.raises(ValueError, match=words):
+        export(model, images(), tmp_path / "model.pt2", keep_bn=keep_bn)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("example", [torch.ones(0, 1, 8, 8), {}, 3])
+def test_an_example_without_a_sample_is_refused(tmp_path, example):
+    with pytest.raises(ValueError, match=r"export: example expected a tensor with one sample or more"):
+        export(network(), example, tmp_path / "model.pt2")
+
+
 def test_a_missing_extra_is_named():
     code = (
         "import sys, torch; sys.modules['onnxruntime'] = None\n"

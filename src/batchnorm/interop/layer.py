@@ -37,15 +37,20 @@ def from_numbers(
     """
     if dims not in _KINDS:
         raise ValueError(f"{op}: dims expected 0, 1, 2 or 3, got {dims!r}")
+    if not 0 <= momentum <= 1:
+        raise ValueError(f"{op}: momentum expected a number from 0 to 1, got {momentum}")
     _check_count(op, count)
-    # copies, since arrays of other frameworks may be read-only
-    tensors = {name: torch.from_numpy(np.array(values)) for name, values in arrays.items()}
-    if count is not None:
-        tensors["running_var"] *= count / (count - 1)
-    channels = len(tensors["running_mean"])
+    # torch knows not all dtypes of others, such as Flax's bfloat16
+    tensors = {name: torch.from_numpy(np.array(values, np.float64)) for name, values in arrays.items()}
+    channels = tensors["running_mean"].numel()
     for tensor in tensors.values():
         if tensor.shape != (channels,):
             raise ValueError(f"{op}: arrays expected shape ({channels},), got {tuple(tensor.shape)}")
+    mean, var = tensors["running_mean"], tensors["running_var"]
+    if not (mean.isfinite().all() and var.isfinite().all() and (var >= 0).all()):
+        raise ValueError(f"{op}: statistics expected finite numbers and variances >= 0, got {mean}, {var}")
+    if count is not None:
+        var *= count / (count - 1)
     affine = "weight" in tensors or "bias" in tensors
     layer = _KINDS[dims](channels, eps, 1 - momentum, affine, bias="bias" in tensors)
     layer.load_state_dict(tensors, strict=False)  # a shift without scale leaves the weight 1
@@ -54,6 +59,8 @@ def from_numbers(
 
 def to_numbers(op: str, layer: BatchNorm, count: int | None) -> dict[str, NDArray[Any]]:
     """The layer's arrays by our names, without those that it does not have."""
+    if not isinstance(layer, BatchNorm):
+        raise ValueError(f"{op}: layer expected a batch norm, got {type(layer).__name__}")
     if layer.running_mean is None or layer.running_var is None or layer.running_mean.dim() != 1:
         raise ValueError(f"{op}: layer expected running statistics of shape (C,), got {layer}")
     _check_count(op, count)

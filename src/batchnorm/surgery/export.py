@@ -20,9 +20,9 @@ from torch.export import Dim, ExportedProgram
 from batchnorm.nn import BatchNorm2d
 from batchnorm.records import write_atomic
 from batchnorm.records.record import Record
-from batchnorm.surgery.constants import runs_forward_of
+from batchnorm.surgery.constants import constants_of, is_norm, runs_forward_of
 from batchnorm.surgery.equivalence import check_difference, outputs_of, tensors_in
-from batchnorm.surgery.fold import FoldReport, fold
+from batchnorm.surgery.fold import FoldReport, expect_predicting, fold
 
 __all__ = ["FORMATS", "ExportReport", "export"]
 
@@ -91,10 +91,15 @@ def export(
         raise ValueError(f"export: path expected to end in {' or '.join(FORMATS)}, got {path}")
     if path.suffix == ".onnx":
         _require_onnx()
-    if model.training:
-        raise ValueError("export: model expected in prediction mode, got training mode; call model.eval()")
+    expect_predicting("export", model)
+    first = next(tensors_in(example), None)
+    if first is None or not first.numel():
+        raise ValueError("export: example expected a tensor with one sample or more, got none")
     report = None
     if keep_bn:
+        for name, module in model.named_modules():
+            if is_norm(module):
+                constants_of(module, name)  # refuses broken statistics, as folding does
         exported = _with_torch_kernels(model)
     else:
         exported, report = fold(model, example, tolerance=tolerance if verify else math.inf)

@@ -20,7 +20,7 @@ from batchnorm.surgery.folding import Weighted, fold_after, fold_before
 from batchnorm.surgery.matching import Match, match
 from batchnorm.surgery.remains import Folded, ScaleShift
 
-__all__ = ["FoldReport", "fold"]
+__all__ = ["FoldReport", "expect_predicting", "fold"]
 
 _Model = TypeVar("_Model", bound=nn.Module)
 
@@ -93,7 +93,9 @@ def fold(
         >>> folded[1], dict(report.folded), report.difference < 1e-6
         (Identity(), {'1': ('0',)}, True)
     """
-    _check(model, tolerance)
+    expect_predicting("fold", model)
+    if tolerance is not None and not tolerance >= 0:
+        raise ValueError(f"fold: tolerance expected a number >= 0, got {tolerance}")
     ranks: dict[str, set[int]] = {}
     before: list[Tensor] = []
     if example is not None:
@@ -119,20 +121,19 @@ def fold(
     )
 
 
-def _check(model: nn.Module, tolerance: float | None) -> None:
+def expect_predicting(op: str, model: nn.Module) -> None:
+    """Refuse what is no module, trains, or has no values yet; ``op`` asks, for the errors."""
     if not isinstance(model, nn.Module):
-        raise TypeError(f"fold: model expected a torch.nn.Module, got {type(model).__name__}")
+        raise TypeError(f"{op}: model expected a torch.nn.Module, got {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):
-        raise ValueError("fold: model expected before scripting, got a ScriptModule")
+        raise ValueError(f"{op}: model expected before scripting, got a ScriptModule")
     if model.training:
-        raise ValueError("fold: model expected in prediction mode, got training mode; call model.eval()")
+        raise ValueError(f"{op}: model expected in prediction mode, got training mode; call model.eval()")
     for name, value in itertools.chain(model.named_parameters(), model.named_buffers()):
         if is_lazy(value):
-            raise ValueError(f"fold: model expected initialized parameters, got lazy {name}")
+            raise ValueError(f"{op}: model expected initialized parameters, got lazy {name}")
         if value.is_meta:
-            raise ValueError(f"fold: model expected tensors with values, got {name} on device meta")
-    if tolerance is not None and not tolerance >= 0:
-        raise ValueError(f"fold: tolerance expected a number >= 0, got {tolerance}")
+            raise ValueError(f"{op}: model expected tensors with values, got {name} on device meta")
 
 
 @contextlib.contextmanager
