@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from batchnorm.data.files import ChecksumError, DataFile, decode, read
-from batchnorm.records import write_atomic
+from batchnorm.records.files import write_atomic
 
 __all__ = ["MIRRORS", "DataWarning", "fetch"]
 
