@@ -62,8 +62,8 @@ def move_rows(
         else:
             num_batches_tracked[list(rows)] = number[:, 0]
     if momentum is None:
-        momentum = 0.0 if num_batches_tracked is None else 1 / number.clamp_min(1).double()
-    new = torch.where(usable, torch.as_tensor(momentum, dtype=mean.dtype, device=mean.device), 0)  # (P, C)
+        momentum = 0.0 if num_batches_tracked is None else (1 / number.clamp_min(1).double()).to(mean.dtype)
+    new = usable.to(mean.dtype) * momentum  # (P, C); the number itself is not copied to a device
     for running, values in ((running_mean, mean), (running_var, var)):
         values = torch.where(usable, values, 0)  # what counts 0 may be NaN
         whole = running.view(-1, running.shape[-1])
