@@ -1,5 +1,7 @@
 """Networks of other people, fresh and after a short training, have neither errors nor warnings."""
 
+import inspect
+
 import pytest
 import torch
 from torch import nn
@@ -17,11 +19,11 @@ PYTORCHCV = [
     "diapreresnet20_cifar10",
     "shakeshakeresnet20_2x16d_cifar10",
     "resdropresnet20_cifar10",
+    "ror3_56_cifar10",
 ]
 TRANSFORMERS = {
     "ResNet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
     "RegNet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "groups_width": 8},
-    "EfficientNet": {"width_coefficient": 0.25, "depth_coefficient": 0.25, "image_size": SIZE},
     "Levit": {
         "image_size": 64,
         "hidden_sizes": [16, 24, 32],
@@ -84,3 +86,12 @@ def test_a_sound_network_has_no_errors_or_warnings(name):
     report = diagnose(model, batches, optimizer=optimizer)
     assert grave(report) == []
     assert len(report.layers) == report.layers_seen > 5
+
+
+def test_a_network_whose_initializer_draws_the_weight_around_0_is_found():
+    """Transformers 5.24 gives EfficientNet's batch norm the convolutions' normal(0, 0.02)."""
+    transformers = pytest.importorskip("transformers", reason="has the network")
+    config = transformers.EfficientNetConfig(width_coefficient=0.25, depth_coefficient=0.25, image_size=SIZE)
+    report = diagnose(transformers.EfficientNetForImageClassification(config))
+    drawn = "nn.BatchNorm2d)):" in inspect.getsource(transformers.models.efficientnet.modeling_efficientnet)
+    assert {f.code for f in report.findings if f.severity != "info"} == ({"BN017"} if drawn else set())

@@ -6,7 +6,7 @@ batch. The scores of training are not those of prediction.
 Found by: every channel has mean exactly 0 and variance exactly 1 and the counter is 0 or absent, while
 weight or bias have moved. With data, the suspicion falls if mean 0 and variance 1 are right.
 
-Severity: error; info for a model that was never trained.
+Severity: error; nothing for a model that was never trained.
 
 Fix: measure the statistics on training data.
 
