@@ -1,4 +1,4 @@
-"""The same trials on a real cluster on this machine; run with the dependency group ``cluster``."""
+"""The same trials on a real cluster on this machine."""
 
 import os
 
@@ -21,7 +21,6 @@ def on_cluster(executor, tmp_path):
 
 @pytest.mark.filterwarnings("default")  # Dask's and Ray's own
 def test_dask(tmp_path):
-    pytest.importorskip("distributed", reason="no Dask: the dependency group cluster is not installed")
     on_cluster("dask", tmp_path)
 
 
