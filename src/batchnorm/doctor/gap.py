@@ -7,6 +7,7 @@ scatter of the same batches, so the ratio of the two is 1 in a healthy layer wha
 
 import dataclasses
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -14,9 +15,10 @@ from torch import Tensor
 from batchnorm.doctor.layer import Layer, plain
 from batchnorm.doctor.passes import Series
 
-__all__ = ["LEAST_GAP", "Gap", "gap_of", "independence_by_chance", "independence_of"]
+__all__ = ["HARMFUL", "LEAST_GAP", "Gap", "excess_of", "gap_of", "independence_by_chance", "independence_of"]
 
 LEAST_GAP = 0.1  # standard deviations of the output; a smaller gap does no harm whatever its ratio
+HARMFUL = 0.5  # excess of all layers, from which accuracy suffers: docs/doctor.md
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,6 +83,26 @@ def gap_of(layer: Layer, series: Series) -> Gap | None:
     nan = torch.full_like(expected, torch.nan)
     gap = square.mean(0).sqrt().nan_to_num(nan=torch.inf)  # statistics that are not finite
     return Gap(torch.where(varies, gap, nan), torch.where(varies, expected, nan))
+
+
+def excess_of(layers: Iterable[tuple[float, float]]) -> float:
+    """How far a whole network's prediction is from its training beyond what sampling explains.
+
+    The ratio says how sure it is that statistics are off: it doubles when the batch is four times as
+    large, at the same damage. This says how much is off.
+
+    Args:
+        layers: Ratio and size of each layer's gap; NaN counts for nothing.
+
+    Returns:
+        Output standard deviations: the root of the sum of the layers' size² − expected², since many
+        small gaps add up in a deep network.
+
+    Example:
+        >>> excess_of([(1.0, 0.3), (4.0, 0.2)]) < 0.2
+        True
+    """
+    return math.hypot(*(size * math.sqrt(1 - ratio**-2) for ratio, size in layers if ratio > 1))
 
 
 def independence_of(series: Series) -> float:

@@ -4,13 +4,23 @@ import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from batchnorm.doctor.gap import HARMFUL, Gap
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import rounded
 from batchnorm.records import Finding
 
-__all__ = ["ERROR_RATIO", "INFO_RATIO", "WARN_RATIO", "by_gap", "confirmed", "withdrawn"]
+__all__ = ["ERROR_RATIO", "INFO_RATIO", "WARN_RATIO", "by_gap", "confirmed", "gravity", "withdrawn"]
 
 INFO_RATIO, WARN_RATIO, ERROR_RATIO = 2.0, 4.0, 8.0  # doctor-rules.md section 4, and docs/doctor.md
+
+
+def gravity(patient: Patient, gap: Gap) -> str | None:
+    """Severity of a layer's gap: the ratio decides, unless all gaps together are too small to do harm."""
+    if not gap.reaches(INFO_RATIO):
+        return None
+    if not gap.reaches(WARN_RATIO) or patient.excess < HARMFUL:
+        return "info"
+    return "error" if gap.reaches(ERROR_RATIO) else "warn"
 
 
 def confirmed(finding: Finding, evidence: Mapping[str, float | str], severity: str | None = None) -> Finding:

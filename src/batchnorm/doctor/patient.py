@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from batchnorm.doctor.exported import ExportedNorm
-from batchnorm.doctor.gap import Gap, gap_of
+from batchnorm.doctor.gap import Gap, excess_of, gap_of
 from batchnorm.doctor.graph import Graph, trace
 from batchnorm.doctor.guard import Loan, untouched
 from batchnorm.doctor.layer import Layer, layers_of_checkpoint, layers_of_model
@@ -109,6 +109,11 @@ class Patient:
         store, so a layer is not blamed for an earlier one.
         """
         return self._gaps(self.training)
+
+    @cached_property
+    def excess(self) -> float:
+        """All gaps together, in standard deviations beyond what sampling explains."""
+        return excess_of((gap.ratio, gap.size) for gap in self.gaps.values())
 
     @cached_property
     def prediction_gaps(self) -> dict[str, Gap]:

@@ -12,7 +12,7 @@ def shifted(by):
 
 
 @pytest.mark.parametrize(
-    ("by", "size", "severity"), [(0.2, 4, "info"), (0.2, 32, "warn"), (0.8, 32, "error")]
+    ("by", "size", "severity"), [(0.2, 4, "info"), (0.2, 32, "info"), (0.6, 4, "warn"), (0.8, 32, "error")]
 )
 def test_fires_by_the_size_of_the_gap(by, size, severity, whole):
     report = diagnose(shifted(by), batches(size))

@@ -3,9 +3,9 @@
 Averaging, merging, pruning or editing weights makes a network whose statistics nobody measured. Many
 layers are off at once, each by an ordinary amount.
 
-Found by: half of the layers or more have a gap of 4 times what sampling explains, and no earlier cause
-was found. Without data, if the live model is given as ``averaged_from``: its statistics are these to the
-bit, while the weights differ.
+Found by: half of the layers or more have a gap of 4 times what sampling explains, all layers together 0.5
+standard deviations beyond it, and no earlier cause was found. Without data, if the live model is given as
+``averaged_from``: its statistics are these to the bit, while the weights differ.
 
 Severity: warn from a ratio of 4, error from 8.
 
@@ -22,7 +22,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from batchnorm.doctor.judge import ERROR_RATIO, WARN_RATIO
+from batchnorm.doctor.judge import ERROR_RATIO, gravity
 from batchnorm.doctor.mend import RECALIBRATE, Repair
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import consent, found
@@ -50,7 +50,9 @@ MANY = 2  # layers; one alone is BN027
 def check(patient: Patient) -> Iterator[Finding]:
     """The gaps of all layers at once, and the statistics of the live model."""
     if patient.has_data and patient.training.has_enough():
-        ratios = sorted(gap.ratio for gap in patient.gaps.values() if gap.reaches(WARN_RATIO))
+        ratios = sorted(
+            gap.ratio for gap in patient.gaps.values() if gravity(patient, gap) not in (None, "info")
+        )
         if len(ratios) >= max(MANY, len(patient.gaps) / 2):
             median = ratios[len(ratios) // 2]
             yield found(

@@ -3,19 +3,22 @@
 Found by: the gap between the output with running statistics and that with the batch's own, over what
 sampling alone explains. In a healthy layer the ratio is 1, whatever the batch size; see docs/doctor.md.
 
-Severity: info from a ratio of 2, warn from 4, error from 8, if the gap is above 0.1 standard deviations.
+Severity: info from a ratio of 2, if the gap is above 0.1 standard deviations; warn from 4 and error from 8,
+if the gaps of all layers together, beyond what sampling explains, reach 0.5.
 
 Fix: measure the statistics on training data.
 
-Mistaken for it: data that are not the training data; another batch size than in training, which raises
-the ratio to 1.5; a handful of values per channel.
+Mistaken for it: a large learning rate, whose weights ran ahead of the statistics by a few steps, which
+gives ratios of 10 and costs nothing; data that are not the training data; another batch size than in
+training, which raises the ratio to 1.5; a handful of values per channel.
 
 Reports: TE-01, TE-02, TE-08, FR-07, EM-11; trap VA-02.
 """
 
 from collections.abc import Iterator
 
-from batchnorm.doctor.judge import ERROR_RATIO, INFO_RATIO, WARN_RATIO
+from batchnorm.doctor.gap import HARMFUL
+from batchnorm.doctor.judge import gravity
 from batchnorm.doctor.mend import RECALIBRATE, Repair
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import consent, found
@@ -32,16 +35,22 @@ EXPLAINED_BY = (
 def check(patient: Patient) -> Iterator[Finding]:
     """Every layer's ratio."""
     for name, gap in patient.gaps.items():
-        if gap.reaches(INFO_RATIO):
-            severity = "error" if gap.reaches(ERROR_RATIO) else "warn" if gap.reaches(WARN_RATIO) else "info"
+        severity = gravity(patient, gap)
+        if severity is not None:
+            harm = "" if patient.excess >= HARMFUL else ", too little to cost much accuracy"
             yield found(
                 severity,
                 name,
                 f"Prediction differs from training by {gap.size:.2g} standard deviations, {gap.ratio:.2g} "
                 "times what sampling explains: the running statistics are not those of this data and these "
-                "weights.",
+                f"weights. All layers together are {patient.excess:.2g} standard deviations off{harm}.",
                 consent(RECALIBRATE),
-                {"gap_ratio": gap.ratio, "gap": gap.size, "worst_channel": gap.worst},
+                {
+                    "gap_ratio": gap.ratio,
+                    "gap": gap.size,
+                    "worst_channel": gap.worst,
+                    "excess": patient.excess,
+                },
             )
 
 
