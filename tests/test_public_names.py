@@ -104,7 +104,6 @@ NAMES = {
     ],
     "batchnorm.interop": ["from_flax", "from_keras", "to_flax", "to_keras"],
     "batchnorm.targets": [
-        "CHECKPOINTS",
         "load_factory",
         "load_model",
         "load_state",

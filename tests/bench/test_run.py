@@ -59,7 +59,7 @@ def test_a_worker_that_dies_is_one_clear_error_after_its_records(monkeypatch, co
 
 def test_closing_ends_the_worker(monkeypatch, tmp_path):
     pid_file = tmp_path / "pid"
-    code = f"open({str(pid_file)!r}, 'w').write(str(os.getpid())); import time; time.sleep(600)"
+    code = "import time; time.sleep(600)"
     answer = ANSWER.replace("print(", f"open({str(pid_file)!r}, 'w').write(str(os.getpid())); print(")
     replace_worker(monkeypatch, f"{answer}\n{code}")
     with contextlib.closing(run_bench(plan())) as rows:
