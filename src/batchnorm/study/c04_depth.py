@@ -30,7 +30,7 @@ def _trials(plan: Plan) -> list[Trial]:
     size = (
         {"pool": 4, "batch_size": 32, "steps": 40, "test_images": 500}
         if plan.quick
-        else {"pool": 2, "batch_size": 64, "steps": 250, "test_images": 2000}
+        else {"pool": 2, "batch_size": 32, "steps": 250, "test_images": 2000}
     )
     settings: dict[str, Any] = {**sizes(plan), **size}
     seen = settings["steps"] * settings["batch_size"] + settings["test_images"]
