@@ -68,6 +68,16 @@ def test_a_sick_model_is_named_explained_and_gives_exit_code_1(shop):
     assert "1 batch-norm layers, 20 training batches: 1 error" in result.output
 
 
+def test_a_terminal_sees_the_same_words_in_colour(shop):
+    from batchnorm.doctor import diagnose
+    from batchnorm.targets import load_factory
+
+    coloured = CliRunner().invoke(app.app, ["doctor", "shop.py:sick"], env={"FORCE_COLOR": "1"}).output
+    assert "\x1b[1;31merror\x1b[0m" in coloured
+    words = re.sub(r"\x1b\[[\d;]*m", "", coloured)
+    assert words == f"{diagnose(load_factory('test', 'target', 'shop.py:sick')())}\n"
+
+
 def test_a_healthy_model_gives_exit_code_0(shop):
     result = run("shop.py:healthy", "--data", "shop.py:data")
     assert result.exit_code == 0, result.output
@@ -170,6 +180,7 @@ def test_fix_writes_a_mended_copy_that_is_clean(shop):
     assert not (shop / "mended.pt").exists()
     mended = run(*arguments, "--consent", "BN001")
     assert mended.exit_code == 0, mended.output
+    assert "  running_mean: 0 -> " in mended.output
     assert "after mending: no findings" in mended.output
     assert run("mended.pt").exit_code == 0
 
@@ -221,6 +232,7 @@ def test_sarif_has_the_parts_that_readers_need(shop):
         (["shop.py:sick", "--weights", "linear.pt"], "weights expected shape (8, 4) of 0.weight, got (2, 2)"),
         (["shop.py:sick", "--rules", "BN999"], "rules expected codes as BN001, got 'BN999'"),
         (["shop.py:sick", "--fail-on", "all"], "fail-on expected one of error, warn, info, got 'all'"),
+        (["linear.pt", "--fix", "-o", "new.pt"], "package.module:factory --weights linear.pt"),
         (["shop.py:sick", "--fix"], "out expected a new file for the mended copy, got None"),
         (["shop.py:sick", "--goal", "fly"], "goal expected one of train, predict, fold, export, got 'fly'"),
     ],

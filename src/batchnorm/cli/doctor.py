@@ -1,17 +1,17 @@
 """``batchnorm doctor``: what is wrong with a network's batch normalization."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from batchnorm.cli.progress import make_console
 from batchnorm.cli.words import words
-from batchnorm.records import SEVERITIES, Finding, write_atomic
+from batchnorm.records import SEVERITIES, write_atomic
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,7 +28,13 @@ can be seen only then, and suspicions are settled; the factory returns an iterab
 Exit code 1 says that there is an error. "Found" rests on its evidence alone, "suspected" could be
 settled by data, "confirmed" was."""
 
-COLOURS = {"error": "bold red", "warn": "yellow", "info": "cyan"}
+COLOURS = {
+    r"(?m)^error(?= BN)": "bold red",
+    r"(?m)^warn(?= BN)": "yellow",
+    r"(?m)^info(?= BN)": "cyan",
+    r"\bBN\d{3}\b": "bold",
+    r"(?m)^  evidence: .*$": "dim",
+}
 
 Setting = typer.Option
 
@@ -67,6 +73,8 @@ def command(
     if fix and (out is None or out.exists()):
         raise ValueError(f"doctor: out expected a new file for the mended copy, got {out}")
     model = load_target("doctor", target)
+    if fix and not isinstance(model, nn.Module):
+        raise ValueError(f"doctor: fix expected a model to mend, {_instead(target, model)}")
     state = None
     if weights is not None:
         if not isinstance(model, nn.Module):
@@ -93,8 +101,7 @@ def command(
     mended = None
     if fix:
         assert out is not None
-        if not isinstance(model, nn.Module):
-            raise ValueError("doctor: fix expected a factory as target, got a checkpoint")
+        assert isinstance(model, nn.Module)
         mended = _fix(report, model, words(consent), out)
     if sarif is not None:
         write_atomic(sarif, json.dumps(to_sarif(report, target), indent=1) + "\n")
@@ -104,10 +111,18 @@ def command(
         fixed = {} if mended is None else {"fix": mended.to_dict()}
         print(json.dumps({"target": target, **report.to_dict(), **fixed}, indent=1))
     else:
-        _show(make_console(False), report, mended)
+        _show(make_console(False), str(report) if mended is None else f"{report}\n\n{mended}")
     left = report.findings if mended is None else mended.remaining
     if any(SEVERITIES.index(finding.severity) <= SEVERITIES.index(fail_on) for finding in left):
         raise typer.Exit(1)
+
+
+def _instead(target: str, model: object) -> str:
+    """What to give where there is no model's code."""
+    if isinstance(model, Mapping):
+        code = f"batchnorm doctor package.module:factory --weights {target}"
+        return f"got a checkpoint alone; with its code: {code}"
+    return "got an exported program; mend the model it was made of, and export that again"
 
 
 def _load(model: "nn.Module", state: "Mapping[str, Tensor]") -> None:
@@ -147,56 +162,8 @@ def _fix(report: "Report", model: "nn.Module", consent: tuple[str, ...], out: Pa
     return mended
 
 
-def _show(console: Console, report: "Report", mended: "FixReport | None") -> None:
-    console.soft_wrap = True
-    for group in _groups(report.findings):
-        first = group[0]
-        names = ", ".join(dict.fromkeys(finding.layer or "the model" for finding in group[:4]))
-        more = f" and {len(group) - 4} more" if len(group) > 4 else ""
-        colour = COLOURS[first.severity]
-        console.print(
-            f"[{colour}]{first.severity}[/] [bold]{first.code}[/] {first.name} ({first.state}) in "
-            f"{escape(names)}{more}"
-        )
-        console.print(f"  {escape(first.message)}")
-        if first.evidence:
-            numbers = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in first.evidence.items())
-            console.print(f"  evidence: {escape(numbers)}", style="dim")
-        console.print(f"  fix ({first.fix.kind}): {escape(first.fix.text)}")
-    if report.explanation:
-        console.print(f"\n{escape(report.explanation)}")
-    if mended is not None:
-        console.print()
-        for one in mended.mended:
-            what = one.done or f"left alone: {one.reason}"
-            console.print(f"{one.finding.code} {escape(one.finding.layer or '')}: {escape(what)}")
-        console.print(f"after mending: {_count(mended.remaining)}")
-    console.print(f"\n{_summary(report)}")
-
-
-def _groups(findings: Iterable[Finding]) -> list[list[Finding]]:
-    """Findings of one code and severity stand together; the first speaks for them."""
-    groups: dict[tuple[str, str], list[Finding]] = {}
-    for finding in findings:
-        groups.setdefault((finding.severity, finding.code), []).append(finding)
-    return list(groups.values())
-
-
-def _count(findings: Iterable[Finding]) -> str:
-    counts = dict.fromkeys(SEVERITIES, 0)
-    for finding in findings:
-        counts[finding.severity] += 1
-    said = [f"{number} {severity}" for severity, number in counts.items() if number]
-    return ", ".join(said) or "no findings"
-
-
-def _summary(report: "Report") -> str:
-    seen = f"{report.layers_seen} batch-norm layers, {report.batches} training batches"
-    text = f"{seen}: {_count(report.findings)}"
-    if report.withdrawn:
-        codes = ", ".join(dict.fromkeys(finding.code for finding in report.withdrawn))
-        text += f"; withdrawn: {codes}"
-    if report.skipped:
-        reasons = dict.fromkeys(report.skipped.values())
-        text += f"; not checked: {len(report.skipped)} rules ({'; '.join(reasons)})"
-    return text
+def _show(console: Console, text: str) -> None:
+    coloured = Text(text)
+    for pattern, style in COLOURS.items():
+        coloured.highlight_regex(pattern, style)
+    console.print(coloured, soft_wrap=True)

@@ -7,9 +7,11 @@ from typing import Any
 
 from torch import nn
 
+from batchnorm.doctor.change import changes, numbers_of
 from batchnorm.doctor.mend import Repair
 from batchnorm.doctor.rule import all_rules
 from batchnorm.doctor.settings import Settings
+from batchnorm.doctor.wording import fixes_in_words
 from batchnorm.records import Finding
 
 __all__ = ["FixReport", "Mended", "fix"]
@@ -23,16 +25,18 @@ class Mended:
         finding: As it was.
         done: What was changed, in words; empty if nothing was.
         reason: Why nothing was; empty if something was.
+        changes: The layers' numbers before and after, as ``eps: 0.001 -> 1e-05``.
     """
 
     finding: Finding
     done: str
     reason: str
+    changes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class FixReport:
-    """What became of a model's findings.
+    """What became of a model's findings; ``print`` gives it in words.
 
     Attributes:
         mended: One for each finding.
@@ -42,11 +46,20 @@ class FixReport:
     mended: tuple[Mended, ...]
     remaining: tuple[Finding, ...]
 
+    def __str__(self) -> str:
+        """What the terminal shows."""
+        return fixes_in_words(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {
             "mended": [
-                {"finding": one.finding.to_dict(), "done": one.done, "reason": one.reason}
+                {
+                    "finding": one.finding.to_dict(),
+                    "done": one.done,
+                    "reason": one.reason,
+                    "changes": list(one.changes),
+                }
                 for one in self.mended
             ],
             "remaining": [finding.to_dict() for finding in self.remaining],
@@ -91,7 +104,9 @@ def _mend(repair: Repair, finding: Finding, allowed: set[str]) -> Mended:
         return Mended(finding, "", f"yours to do: {finding.fix.text}")
     if finding.fix.kind == "consent" and finding.code not in allowed:
         return Mended(finding, "", f"changes numbers: needs consent to {finding.code}")
+    before = numbers_of(repair.model)
     try:
-        return Mended(finding, mend(repair, finding), "")
+        done = mend(repair, finding)
     except ValueError as error:
         return Mended(finding, "", str(error))
+    return Mended(finding, done, "", changes(before, numbers_of(repair.model)))

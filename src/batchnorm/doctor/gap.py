@@ -18,7 +18,7 @@ from batchnorm.doctor.passes import Series
 __all__ = ["HARMFUL", "LEAST_GAP", "Gap", "excess_of", "gap_of", "independence_by_chance", "independence_of"]
 
 LEAST_GAP = 0.1  # standard deviations of the output; a smaller gap does no harm whatever its ratio
-HARMFUL = 0.5  # excess of all layers, from which accuracy suffers: docs/doctor.md
+HARMFUL = 0.35  # excess of all layers together, from which accuracy suffers: docs/doctor.md
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

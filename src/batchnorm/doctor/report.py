@@ -8,6 +8,7 @@ from torch import nn
 
 from batchnorm.doctor.fix import FixReport, fix
 from batchnorm.doctor.settings import Settings
+from batchnorm.doctor.wording import report_in_words
 from batchnorm.records import Finding, LayerRecord
 
 __all__ = ["LayerGap", "Origin", "Report"]
@@ -50,7 +51,7 @@ class Origin:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What the doctor says.
+    """What the doctor says; ``print`` gives it in words.
 
     Attributes:
         findings: Gravest first; of equal ones the earliest cause first.
@@ -72,6 +73,10 @@ class Report:
     layers_seen: int
     channels: tuple[LayerRecord, ...] = dataclasses.field(repr=False, compare=False)
     origin: Origin = dataclasses.field(repr=False, compare=False)
+
+    def __str__(self) -> str:
+        """What the terminal shows."""
+        return report_in_words(self)
 
     @property
     def severity(self) -> str | None:

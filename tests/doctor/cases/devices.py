@@ -138,6 +138,12 @@ def features_turned_to_the_second_axis():
     return diagnose(Recurrent(True), sequences())
 
 
+@case("CK-10", "BN029")
+def another_number_of_channels_than_declared():
+    model = nn.Sequential(nn.BatchNorm1d(8, affine=False, track_running_stats=False), nn.Tanh())
+    return diagnose(model, rows())
+
+
 @case("MK-05", "BN019")
 def a_layer_made_inside_the_forward():
     return diagnose(Inside(), rows())

@@ -6,7 +6,7 @@ from torch import nn
 from batchnorm.doctor import diagnose
 from tests.doctor.cases.case import case, trap
 from tests.doctor.networks import batches, trained
-from tests.doctor.rules.test_bn023 import Activated
+from tests.doctor.rules.test_bn023 import Activated, Biased, Renormalized
 from tests.doctor.rules.test_bn046 import Pair
 from tests.doctor.rules.test_bn048 import onnx_model
 
@@ -133,3 +133,43 @@ def a_format_that_fixes_gamma_at_one():
             )
 
     return diagnose(nn.Sequential(Fixed(4), nn.ReLU()))
+
+
+class Dense(nn.Module):
+    """A convolution, a concatenation, then batch norm: no pair to fold."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(5)
+
+    def forward(self, x):
+        return self.norm(torch.cat([self.conv(x), x], 1)).relu()
+
+
+@case("EX-06", "BN046", "BN048")
+def a_live_layer_in_quantization_aware_training():
+    return diagnose(Dense(), goal="fold")
+
+
+@case("FO-05", "BN027", "BN008")
+def a_scale_folded_in_twice():
+    """The layer was kept when its scale went into the convolution, so it is applied again."""
+    model = trained()
+    with torch.no_grad():
+        model[3].weight *= 3
+    return diagnose(model, batches())
+
+
+@case("MO-06", "BN048")
+def a_cumulative_mean_before_an_export():
+    return diagnose(nn.Sequential(nn.BatchNorm2d(4, momentum=None), nn.ReLU()), goal="export")
+
+
+@case("VA-07", "BN023")
+def a_port_that_stores_the_biased_variance():
+    return diagnose(nn.Sequential(Biased(4), nn.Conv2d(4, 2, 1)))
+
+
+@case("VA-08", "BN023")
+def a_renormalization_of_another_implementation():
+    return diagnose(nn.Sequential(Renormalized(4), nn.Conv2d(4, 2, 1)))

@@ -39,6 +39,30 @@ class Absolute(nn.BatchNorm2d):
         )
 
 
+class Biased(nn.BatchNorm2d):
+    """Stores the biased variance, as another framework does."""
+
+    def forward(self, x):
+        if self.training:
+            with torch.no_grad():
+                var = x.var((0, 2, 3), correction=0)
+                self.running_mean.lerp_(x.mean((0, 2, 3)), self.momentum)
+                self.running_var.lerp_(var, self.momentum)
+        statistics = (None, None) if self.training else (self.running_mean, self.running_var)
+        return nn.functional.batch_norm(x, *statistics, self.weight, self.bias, self.training, eps=self.eps)
+
+
+class Renormalized(nn.BatchNorm2d):
+    """Batch renormalization whose r has the unbiased variance."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        if not self.training:
+            return y
+        mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), keepdim=True)
+        return y * var.sqrt() + mean
+
+
 @pytest.mark.parametrize(
     ("layer", "words"),
     [
@@ -46,6 +70,8 @@ class Absolute(nn.BatchNorm2d):
         (Outside, "eps outside the root"),
         (Activated, "an activation: negative outputs are multiplied by 0.01"),
         (Absolute, "the size of the weight"),
+        (Biased, "it stores the biased variance"),
+        (Renormalized, "in training a value one standard deviation above the batch's mean leaves as"),
     ],
 )
 def test_fires_on(layer, words, whole):

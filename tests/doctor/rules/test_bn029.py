@@ -49,3 +49,18 @@ def test_is_silent_on_a_convolution():
 
 def test_is_silent_where_it_is_turned():
     assert "BN029" not in diagnose(Recurrent(True), sequences()).codes
+
+
+def test_fires_on_another_number_of_channels(whole):
+    layer = nn.BatchNorm1d(8, affine=False, track_running_stats=False)
+    report = diagnose(
+        nn.Sequential(layer, nn.Tanh()), [torch.randn(32, 5) for _ in range(8)], rules=["BN029"]
+    )
+    assert (report.codes, report.severity) == (("BN029",), "error")
+    whole(report)
+
+
+def test_is_silent_on_the_number_declared():
+    layer = nn.BatchNorm1d(5, affine=False, track_running_stats=False)
+    data = [torch.randn(32, 5) for _ in range(8)]
+    assert diagnose(nn.Sequential(layer, nn.Tanh()), data, rules=["BN029"]).findings == ()

@@ -3,7 +3,7 @@
 Averaging, merging, pruning or editing weights makes a network whose statistics nobody measured. Many
 layers are off at once, each by an ordinary amount.
 
-Found by: half of the layers or more have a gap of 4 times what sampling explains, all layers together 0.5
+Found by: half of the layers or more have a gap of 4 times what sampling explains, all layers together 0.35
 standard deviations beyond it, and no earlier cause was found. Without data, if the live model is given as
 ``averaged_from``: its statistics are these to the bit, while the weights differ.
 

@@ -4,7 +4,8 @@ It has ``running_mean`` and ``running_var`` but its class is none whose arithmet
 folded as batch norm, the model's outputs change.
 
 Found by: a probe of a copy: eps inside or outside the root or as a maximum, the sign of a negative weight, an
-activation built in. A class that computes what torch's does is not reported.
+activation built in. Where prediction is torch's, a training step of the copy: another output, or a stored
+variance that is biased. A class that computes what torch's does is not reported.
 
 Severity: info; error with ``goal="fold"`` or ``"export"``.
 
@@ -53,7 +54,7 @@ def check(patient: Patient) -> Iterator[Finding]:
 
 
 def probe(layer: Layer) -> list[str]:
-    """In what a layer differs from torch's batch norm in prediction mode; empty if in nothing."""
+    """How a layer differs from torch's batch norm, in prediction or else in training; empty if not."""
     assert layer.module is not None
     module = copy.deepcopy(layer.module).cpu().float().eval()
     assert layer.mean is not None
@@ -88,7 +89,30 @@ def probe(layer: Layer) -> list[str]:
     absolute = ""
     if flipped is not None and not acts and flipped * up > 0:
         absolute = "the size of the weight, whatever its sign"
-    return [text for text in (how, acts, absolute) if text]
+    return [text for text in (how, acts, absolute) if text] or list(_in_training(module, channels))
+
+
+@torch.no_grad()
+def _in_training(module: nn.Module, channels: int) -> Iterator[str]:
+    """A step on the values -1 and 3: mean 1, variance 4, unbiased 8."""
+    kept = [getattr(module, key, None) for key in ("running_mean", "running_var", "weight")]
+    mean, var, weight = (tensor if isinstance(tensor, Tensor) else torch.empty(channels) for tensor in kept)
+    mean.fill_(0.0)
+    var.fill_(1.0)
+    weight.fill_(1.0)
+    try:
+        output = module.train()(torch.tensor([-1.0, 3.0]).view(2, 1, 1, 1).expand(2, channels, 1, 1))
+    except Exception:  # as `_output`: what cannot be run says nothing
+        return
+    if not isinstance(output, Tensor) or output.shape != (2, channels, 1, 1):
+        return
+    high = float(output[1, 0])
+    if abs(high - 1) > 1e-2:
+        yield f"in training a value one standard deviation above the batch's mean leaves as {high:.4g}, not 1"
+    moved = float(mean.flatten()[0])
+    stored = 1 + (float(var.flatten()[0]) - 1) / moved if moved else math.nan
+    if abs(stored - 4) < 1e-2:
+        yield "it stores the biased variance, where torch's has n / (n - 1) times as much"
 
 
 def _output(module: nn.Module, channels: int, value: float) -> float | None:

@@ -4,7 +4,7 @@ Found by: the gap between the output with running statistics and that with the b
 sampling alone explains. In a healthy layer the ratio is 1, whatever the batch size; see docs/doctor.md.
 
 Severity: info from a ratio of 2, if the gap is above 0.1 standard deviations; warn from 4 and error from 8,
-if the gaps of all layers together, beyond what sampling explains, reach 0.5.
+if the gaps of all layers together, beyond what sampling explains, reach 0.35.
 
 Fix: measure the statistics on training data.
 

@@ -1,13 +1,14 @@
 """A three-dimensional input has its features on the last axis, but batch norm takes the second.
 
 ``(N, L, C)`` from an LSTM, a linear layer or an embedding is normalized per time step. No error is raised
-where L equals ``num_features``.
+where L equals ``num_features``, nor where a layer has neither affine parameters nor running statistics: such
+a layer takes any number of channels.
 
 Found by: how much of the input's variance slices along each of the two axes explain. The last one explains 5
 times as much as the second and 10 times chance; or both have one size and what comes before is a layer with
-features last.
+features last. Or a layer was given another number of channels than it declares.
 
-Severity: error if the two axes have one size; warn otherwise.
+Severity: error if the two axes have one size, or the number of channels is wrong; warn otherwise.
 
 Fix: ``layer(x.transpose(1, 2)).transpose(1, 2)``.
 
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 from batchnorm.doctor.graph import Graph
 from batchnorm.doctor.patient import Patient
-from batchnorm.doctor.rule import consent, found
+from batchnorm.doctor.rule import advice, consent, found
 from batchnorm.records import Finding
 
 EVIDENCE = "F"
@@ -34,7 +35,19 @@ FEATURES_LAST = (nn.Linear, nn.RNNBase, nn.Embedding, nn.LayerNorm)
 
 
 def check(patient: Patient) -> Iterator[Finding]:
-    """Shares of both axes in every three-dimensional input."""
+    """The number of channels, then the shares of both axes in every three-dimensional input."""
+    given = {call.layer: call.shape for batch in patient.training.batches for call in batch}
+    for name, shape in given.items():
+        declared = getattr(patient.by_name[name].module, "num_features", None)
+        if isinstance(declared, int) and shape[1] != declared:
+            yield found(
+                "error",
+                name,
+                f"It is made for {declared} channels and was given {shape[1]} of {tuple(shape)}, without "
+                "an error, since it holds nothing to compare with.",
+                advice(f"num_features={shape[1]}, or another axis"),
+                {"declared": float(declared), "given": float(shape[1])},
+            )
     for name, input in _inputs(patient).items():
         second, last = share(input, 1), share(input, 2)
         chance = (input.shape[2] - 1) / input.numel()
