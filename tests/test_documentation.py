@@ -99,6 +99,11 @@ def test_the_table_of_folded_networks_is_that_of_the_record():
     )
 
 
+def test_the_table_of_gaps_is_that_of_the_records():
+    rows = [json.loads(line) for line in (RESULTS / "gap.jsonl").read_text().splitlines()]
+    assert script("tools/gap_table.py").table(rows) in (ROOT / "docs" / "doctor.md").read_text()
+
+
 @pytest.mark.skipif(not (RESULTS / "resnet110.json").exists(), reason="no record of ResNet-110 yet")
 def test_the_table_of_a_hundred_and_ten_layers_is_that_of_the_record():
     table = table_of("tools/arms_table.py", "arms_table", "resnet110.json")

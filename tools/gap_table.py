@@ -3,7 +3,8 @@
 The table of docs/doctor.md: LeNet and ResNet-20 on Fashion-MNIST, healthy ones and ones that were made sick,
 with three seeds. An hour and more on one core.
 
-Usage: ``python tools/gap_table.py NETWORK SEED >> docs/results/gap.jsonl`` for each network and seed, then
+Usage: ``python tools/gap_table.py NETWORK SEED [STATE] >> docs/results/gap.jsonl`` for each network and seed,
+all states or those whose name holds a word, then
 ``python tools/gap_table.py docs/results/gap.jsonl``.
 """
 
@@ -18,14 +19,15 @@ from torch import Tensor, nn
 
 from batchnorm.data import Batches, FashionMNIST, load_fashion_mnist
 from batchnorm.doctor.diagnose import examine
-from batchnorm.doctor.gap import independence_of
+from batchnorm.doctor.gap import excess_of, independence_of
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import all_rules
 from batchnorm.doctor.settings import Settings
 from batchnorm.models import build
+from batchnorm.surgery import population_statistics, swapped_statistics
 from batchnorm.train.epoch import evaluate
 
-PROBE, TEST = 20, 1000
+PROBE, TEST, MEASURED = 20, 1000, 2000
 RATES = {"lenet": 1.0, "resnet20": 0.1}
 STEPS = {"lenet": 300, "resnet20": 150}
 SLOW_AND_FAST = (0.99, 0.01, 0.001)
@@ -82,15 +84,15 @@ def by_class(data: FashionMNIST) -> list[tuple[Tensor, Tensor]]:
 
 
 def train(
-    name: str, batches: list[tuple[Tensor, Tensor]] | Batches, seed: int
+    name: str, batches: list[tuple[Tensor, Tensor]] | Batches, seed: int, falls: bool = True
 ) -> tuple[nn.Module, list[Averages]]:
-    """A network after some steps at a rate that falls to 0, and what other momenta would have kept."""
+    """A network after some steps, at a rate that falls to 0 or stays, and what other momenta would keep."""
     steps, model = STEPS[name], build(name, norm="torch", seed=seed)
     watched = copy.deepcopy(model)
     averages = [Averages(watched, momentum) for momentum in SLOW_AND_FAST]
     optimizer = torch.optim.SGD(watched.parameters(), RATES[name])
     for step, (x, y) in zip(range(steps), _again(batches), strict=False):
-        optimizer.param_groups[0]["lr"] = RATES[name] * (1 - step / steps)
+        optimizer.param_groups[0]["lr"] = RATES[name] * (1 - step / steps * falls)
         optimizer.zero_grad()
         nn.functional.cross_entropy(watched(x), y).backward()
         optimizer.step()
@@ -125,7 +127,7 @@ def states(
     name: str, seed: int, data: FashionMNIST
 ) -> Iterator[tuple[str, nn.Module, list[tuple[Tensor, Tensor]]]]:
     """Networks in known states, with the batches to probe them on."""
-    seen = {size: probe(training(data, size, seed)) for size in (2, 8, 64)}
+    seen = {size: probe(training(data, size, seed)) for size in (2, 8, 64, 256)}
     model, averages = train(name, training(data, 64, seed), seed)
     yield "healthy, trained and probed at B = 64", model, seen[64]
     for size in (8, 2):
@@ -149,6 +151,12 @@ def states(
     one[0] *= 100
     yield "one image of 64 times 100, one step", after(model, one), seen[64]
     yield "whole batch times 1000, one step", after(model, x * 1000), seen[64]
+    running, averages = train(name, training(data, 64, seed), seed, falls=False)
+    yield "rate kept to the end", running, seen[64]
+    yield "rate kept to the end, probed at 256", running, seen[256]
+    for kept in averages[1:2]:
+        slow = kept.put_into(copy.deepcopy(running))
+        yield f"rate kept to the end, momentum {kept.momentum:g}", slow, seen[64]
     classes = by_class(data)
     yield "trained and probed on one class a batch", train(name, classes, seed)[0], classes
 
@@ -159,8 +167,13 @@ def measure(model: nn.Module, batches: list[tuple[Tensor, Tensor]], data: Fashio
     findings, _, _ = examine(patient, all_rules())
     gaps = list(patient.gaps.values())
     images = Batches(data.test_images[:TEST], data.test_labels[:TEST], 500)
+    accuracy = evaluate(model, images)
+    sample = Batches(data.train_images[:MEASURED], data.train_labels[:MEASURED], 500)
+    with swapped_statistics(model, population_statistics(model, sample)):
+        measured = evaluate(model, images)
     return {
-        "accuracy": evaluate(model, images),
+        "accuracy": accuracy,
+        "recalibrated": measured,
         "ratio": [gap.ratio for gap in gaps],
         "size": [gap.size for gap in gaps],
         "worst": [gap.worst for gap in gaps],
@@ -172,8 +185,9 @@ def measure(model: nn.Module, batches: list[tuple[Tensor, Tensor]], data: Fashio
 def table(rows: list[dict]) -> str:
     """Markdown: a row a network and state, ranges over layers and seeds."""
     lines = [
-        "| network | state | accuracy | median ratio | worst channel | R (BN026) | errors and warnings |",
-        "| --- | --- | --: | --: | --: | --: | --- |",
+        "| network | state | accuracy | recalibrated | median ratio | worst channel | all layers | R (BN026) "
+        "| errors and warnings |",
+        "| --- | --- | --: | --: | --: | --: | --: | --: | --- |",
     ]
     for network, state in dict.fromkeys((row["network"], row["state"]) for row in rows):
         mine = [row for row in rows if (row["network"], row["state"]) == (network, state)]
@@ -181,7 +195,12 @@ def table(rows: list[dict]) -> str:
         worst = max(v for row in mine for v in row["worst"])
         said = "; ".join(dict.fromkeys(", ".join(row["findings"]) or "none" for row in mine))
         accuracy = _span([row["accuracy"] for row in mine], ".2f")
-        lines.append(f"| {network} | {state} | {accuracy} | {spans[0]} | {worst:.3g} | {spans[1]} | {said} |")
+        measured = _span([row["recalibrated"] for row in mine if "recalibrated" in row], ".2f")
+        together = _span([excess_of(zip(row["ratio"], row["size"], strict=True)) for row in mine], ".2f")
+        lines.append(
+            f"| {network} | {state} | {accuracy} | {measured} | {spans[0]} | {worst:.3g} | {together} "
+            f"| {spans[1]} | {said} |"
+        )
     return "\n".join(lines)
 
 
@@ -192,12 +211,14 @@ def _span(values: list[float], form: str = ".3g") -> str:
 
 def main() -> None:
     """Measure one network with one seed, or print the table."""
-    if len(sys.argv) == 2:
+    if len(sys.argv) < 3:
         print(table([json.loads(line) for line in Path(sys.argv[1]).read_text().splitlines()]))
         return
     name, seed = sys.argv[1], int(sys.argv[2])
     data = load_fashion_mnist()
     for state, model, batches in states(name, seed, data):
+        if not all(word in state for word in sys.argv[3:]):
+            continue
         row = {"network": name, "seed": seed, "state": state, **measure(model, batches, data)}
         print(json.dumps(row), flush=True)
 

@@ -9,7 +9,7 @@ it explains.
 import math
 from collections.abc import Mapping, Sequence
 
-from batchnorm.doctor.gap import Gap
+from batchnorm.doctor.gap import HARMFUL, Gap
 from batchnorm.doctor.judge import INFO_RATIO, WARN_RATIO
 from batchnorm.doctor.passes import Series
 from batchnorm.doctor.patient import Patient
@@ -69,7 +69,7 @@ def explain(patient: Patient, findings: Sequence[Finding], layers: Sequence[Laye
         f"What happened: prediction is not the function that was trained. It begins in {called}: {because}.",
         f"Why it matters here: its output in prediction is {own.size:.2g} standard deviations from its "
         f"output in training, {own.ratio:.2g} times what sampling explains; {len(off)} of {len(layers)} "
-        "layers are off.",
+        f"layers are off, {patient.excess:.2g} together; accuracy suffers from {HARMFUL:g}.",
         f"How sure: {_sure(own, removed, cause)}",
         f"What would change our mind: a ratio below {INFO_RATIO:g} in {called} on more or other training "
         f"data (it is {own.ratio:.3g} on {len(patient.training.batches)} batches).",
