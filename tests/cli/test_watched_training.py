@@ -11,7 +11,7 @@ from batchnorm.cli import app, train
 from batchnorm.data import Batches, load_embedded_sample
 from batchnorm.doctor import Watch, diagnose
 from batchnorm.models import build
-from batchnorm.records.faults import read_faults
+from batchnorm.records import read_faults
 from batchnorm.surgery import population_statistics, swapped_statistics
 from batchnorm.train.epoch import evaluate
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from batchnorm.records import Finding, Fix
-from batchnorm.records.faults import FaultRecord, append_fault, read_faults
+from batchnorm.records import FaultRecord, Finding, Fix, append_fault, read_faults
 
 
 def fault(layer="norm1", epoch=1, evidence=None):

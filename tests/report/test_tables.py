@@ -5,8 +5,7 @@ import math
 import re
 import statistics
 
-from batchnorm.records import Finding, Fix
-from batchnorm.records.faults import FaultRecord
+from batchnorm.records import FaultRecord, Finding, Fix
 from batchnorm.report import tables
 from tests.report import synthetic
 

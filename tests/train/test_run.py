@@ -14,8 +14,7 @@ import torch
 
 from batchnorm.data import load_embedded_sample
 from batchnorm.models import build
-from batchnorm.records import Finding, Fix, read_run
-from batchnorm.records.faults import read_faults
+from batchnorm.records import Finding, Fix, read_faults, read_run
 from batchnorm.train import TrainConfig, train
 
 SMALL = TrainConfig(epochs=2, train_images=512, recalibration_images=512, batch_size=128, threads=1)

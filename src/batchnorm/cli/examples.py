@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from batchnorm.records import error_line
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -38,8 +40,7 @@ def theirs(op: str, expected: str) -> Iterator[None]:
     except ValueError:
         raise
     except Exception as error:
-        got = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise ValueError(f"{op}: {expected}, got {got}") from error
+        raise ValueError(f"{op}: {expected}, got {error_line(error)}") from error
 
 
 def check_out(op: str, out: Path, suffixes: tuple[str, ...], force: bool) -> None:

@@ -83,7 +83,7 @@ def command(
     from batchnorm.cli import progress, report, table
     from batchnorm.data import load_fashion_mnist
     from batchnorm.doctor import Watch
-    from batchnorm.records.faults import read_faults
+    from batchnorm.records import read_faults
     from batchnorm.train import TrainConfig, train
 
     given |= {"arms": words(arms), "seeds": _numbers(seeds)}

@@ -1,6 +1,8 @@
 """Frozen records that cross layers; standard library only."""
 
 from batchnorm.records.bench import BenchRecord, BenchSummary, summarize
+from batchnorm.records.error_line import error_line
+from batchnorm.records.faults import FaultRecord, append_fault, read_faults
 from batchnorm.records.files import append_line, atomic_file, read_lines, write_atomic
 from batchnorm.records.finding import SEVERITIES, Finding, Fix
 from batchnorm.records.run import QUANTILE_LEVELS, EpochRecord, LayerRecord, RunRecord, read_run
@@ -21,6 +23,7 @@ __all__ = [
     "BenchSummary",
     "EffectRecord",
     "EpochRecord",
+    "FaultRecord",
     "Figure",
     "Finding",
     "Fix",
@@ -28,8 +31,11 @@ __all__ = [
     "RunRecord",
     "TrialRecord",
     "VerdictRecord",
+    "append_fault",
     "append_line",
     "atomic_file",
+    "error_line",
+    "read_faults",
     "read_lines",
     "read_run",
     "read_verdicts",

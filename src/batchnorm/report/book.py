@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from batchnorm.records import VERDICTS, EffectRecord, Figure, VerdictRecord, write_atomic
 from batchnorm.report import theme
 from batchnorm.report.figures import panels, series_styles, spec_of
+from batchnorm.report.parts import part
 from batchnorm.report.payload import embed
 from batchnorm.report.tables import settings_table
 from batchnorm.report.vega import browser_bundle, for_page
@@ -40,8 +40,8 @@ def write_book(verdicts: Sequence[VerdictRecord], directory: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     files = {
         "vega.js": browser_bundle(),
-        "book.js": _file("book", "book.js"),
-        "book.css": f"{theme.stylesheet()}\n{_file('page', 'report.css')}\n{_file('book', 'book.css')}",
+        "book.js": part("book", "book.js"),
+        "book.css": f"{theme.stylesheet()}\n{part('page', 'report.css')}\n{part('book', 'book.css')}",
         "index.html": _index(verdicts),
     }
     for number, record in enumerate(verdicts):
@@ -59,7 +59,7 @@ def _index(verdicts: Sequence[VerdictRecord]) -> str:
     rows = "".join(map(_row, verdicts))
     profiles = sorted({f"profile {record.profile}, {_images(record)}" for record in verdicts})
     trials, cpu = (sum(getattr(record, name) for record in verdicts) for name in ("trials", "cpu_seconds"))
-    body = Template(_file("book", "index.html")).substitute(
+    body = Template(part("book", "index.html")).substitute(
         lede=f"Claims of the textbook, measured. {'; '.join(words).capitalize()}.",
         rows=rows,
         count=len(verdicts),
@@ -83,7 +83,7 @@ def _row(record: VerdictRecord) -> str:
 
 
 def _page(record: VerdictRecord, before: Sequence[VerdictRecord], after: Sequence[VerdictRecord]) -> str:
-    body = Template(_file("book", "claim.html")).substitute(
+    body = Template(part("book", "claim.html")).substitute(
         study=record.study.upper(),
         name=escape(record.name),
         claim=escape(record.claim),
@@ -117,7 +117,7 @@ def _page(record: VerdictRecord, before: Sequence[VerdictRecord], after: Sequenc
 
 def _frame(title: str, body: str, verdicts: Sequence[VerdictRecord], data: Mapping[str, Any]) -> str:
     sample = any(record.data == "embedded-sample" for record in verdicts)
-    return Template(_file("book", "frame.html")).substitute(
+    return Template(part("book", "frame.html")).substitute(
         title=escape(title),
         kind="sample" if sample else "real",
         mark=_MARK if sample else "",
@@ -227,7 +227,3 @@ def _time(seconds: float) -> str:
 
 def _address(record: VerdictRecord) -> str:
     return f"{record.study}-{record.name}.html"
-
-
-def _file(folder: str, name: str) -> str:
-    return resources.files("batchnorm.report").joinpath(folder, name).read_text(encoding="utf-8")

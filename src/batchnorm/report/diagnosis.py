@@ -3,12 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
 from string import Template
 from typing import Any
 
 from batchnorm.records import SEVERITIES, LayerRecord
 from batchnorm.report import charts, theme
+from batchnorm.report.parts import part
 from batchnorm.report.pictures import bounds_of
 from batchnorm.report.vega import vl_convert
 
@@ -35,7 +35,7 @@ def render_diagnosis(target: str, diagnosis: Mapping[str, Any], channels: Sequen
     worst = sorted(layers, key=lambda layer: -(layer["own"] or 0.0))
     known = {record.layer: record for record in channels}
     drawn = [known[layer["layer"]] for layer in worst if layer["layer"] in known][:SHOWN]
-    return Template(_file("diagnosis.html")).substitute(
+    return Template(part("page", "diagnosis.html")).substitute(
         title=f"{escape(target)}: {_counts(findings)}",
         target=escape(target),
         counts=_counts(findings),
@@ -46,7 +46,7 @@ def render_diagnosis(target: str, diagnosis: Mapping[str, Any], channels: Sequen
         pictures="".join(map(_pictures, drawn)),
         rest=_rest(diagnosis),
         colours=theme.stylesheet(),
-        style=_file("report.css") + _file("diagnosis.css"),
+        style=part("page", "report.css") + part("page", "diagnosis.css"),
     )
 
 
@@ -139,7 +139,3 @@ def _rest(diagnosis: Mapping[str, Any]) -> str:
         for words, lines in parts
         if lines
     )
-
-
-def _file(name: str) -> str:
-    return resources.files("batchnorm.report").joinpath("page", name).read_text(encoding="utf-8")

@@ -6,12 +6,12 @@ import secrets
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib import resources
 from pathlib import Path
 from typing import Any, Self
 
 from batchnorm.records import read_run
 from batchnorm.report.page import render_page
+from batchnorm.report.parts import part
 from batchnorm.report.vega import browser_bundle
 
 __all__ = ["LiveView"]
@@ -94,9 +94,8 @@ class LiveView:
         html = render_page(read_run(self.directory))
         # the page may fetch nothing; this one may listen to its own server
         html = html.replace("default-src 'none';", "default-src 'none'; connect-src 'self';", 1)
-        script = resources.files("batchnorm.report").joinpath("page", "live.js").read_text(encoding="utf-8")
         body, end, rest = html.rpartition("</body>")  # the last: the chart library has the word in a string
-        return f"{body}<script>\n{script}</script>\n{end}{rest}"
+        return f"{body}<script>\n{part('page', 'live.js')}</script>\n{end}{rest}"
 
     def _listen(self) -> "queue.SimpleQueue[str | None]":
         listener: queue.SimpleQueue[str | None] = queue.SimpleQueue()

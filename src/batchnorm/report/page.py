@@ -2,14 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from batchnorm.records import RunRecord, write_atomic
-from batchnorm.records.faults import FaultRecord, read_faults
+from batchnorm.records import FaultRecord, RunRecord, read_faults, write_atomic
 from batchnorm.report import charts, payload, sentences, tables, theme
+from batchnorm.report.parts import part
 from batchnorm.report.pictures import write_pictures
 from batchnorm.report.vega import browser_bundle, for_page
 
@@ -58,7 +57,7 @@ def render_page(run: RunRecord, faults: Sequence[FaultRecord] = ()) -> str:
     run = payload.started(run)
     many_seeds = payload.many_seeds(run)
     sample = run.data == "embedded-sample"
-    return Template(_file("report.html")).substitute(
+    return Template(part("page", "report.html")).substitute(
         title=sentences.title(run),
         name=escape(run.name),
         kind="sample" if sample else "real",
@@ -81,8 +80,8 @@ def render_page(run: RunRecord, faults: Sequence[FaultRecord] = ()) -> str:
         environment=tables.settings_table("Environment", run.environment),
         **_embedded(run),
         colours=theme.stylesheet(),
-        style=_file("report.css"),
-        script=_file("report.js"),
+        style=part("page", "report.css"),
+        script=part("page", "report.js"),
         library=browser_bundle(),
     )
 
@@ -132,7 +131,7 @@ def _layers(run: RunRecord, quantiles: payload.Table, channels: payload.Table) -
     if together < len(names):
         notes.append(f"{together} layers are shown, evenly spread, until you choose one")
     note = f'<p class="note">To keep this page small, {"; ".join(notes)}.</p>' if notes else ""
-    return Template(_file("layers.html")).substitute(
+    return Template(part("page", "layers.html")).substitute(
         options=_options([("", first), *((name, name) for name in names)]),
         seed_choice=f'<label>Seed <select id="seed">{_options((s, s) for s in seeds)}</select></label>'
         if len(seeds) > 1
@@ -154,7 +153,3 @@ def _chip(arm: str) -> str:
 
 def _details(words: str, html: str) -> str:
     return f"<details><summary>{words}</summary>{html}</details>"
-
-
-def _file(name: str) -> str:
-    return resources.files("batchnorm.report").joinpath("page", name).read_text(encoding="utf-8")

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from batchnorm.records import EpochRecord, RunRecord
-from batchnorm.records.faults import FaultRecord
+from batchnorm.records import EpochRecord, FaultRecord, RunRecord
 from batchnorm.report.theme import arm_colour
 
 __all__ = [

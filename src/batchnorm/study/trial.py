@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from batchnorm.records import TrialRecord
+from batchnorm.records import TrialRecord, error_line
 from batchnorm.study.code import code_version
 
 __all__ = ["Setting", "Trial", "execute", "lost"]
@@ -67,8 +67,7 @@ def execute(trial: Trial) -> TrialRecord:
     try:
         result = trial.function(seed=trial.seed, **dict(trial.settings))
     except Exception as raised:
-        words = " ".join(str(raised).split())
-        error = f"{type(raised).__name__}: {words}"
+        error = error_line(raised)
     finally:
         torch.set_num_threads(threads)
     return dataclasses.replace(

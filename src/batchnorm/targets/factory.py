@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from batchnorm.records import error_line
 from batchnorm.targets.checkpoint import CHECKPOINTS, load_state, put_state
 from batchnorm.targets.program import PROGRAMS
 
@@ -64,7 +65,7 @@ def load_factory(op: str, what: str, text: str) -> Callable[..., Any]:
         module = _import(place)
     except Exception as error:
         raise ValueError(
-            f"{op}: {what} expected a module that can be imported, got {place}: {_line(error)}"
+            f"{op}: {what} expected a module that can be imported, got {place}: {error_line(error)}"
         ) from error
     function = getattr(module, name, None)
     if not callable(function):
@@ -74,7 +75,7 @@ def load_factory(op: str, what: str, text: str) -> Callable[..., Any]:
         try:
             return function(*arguments)
         except Exception as error:
-            raise ValueError(f"{op}: {what} expected {text} to work, got {_line(error)}") from error
+            raise ValueError(f"{op}: {what} expected {text} to work, got {error_line(error)}") from error
 
     return call
 
@@ -96,7 +97,3 @@ def _import(place: str) -> ModuleType:
     sys.modules[spec.name] = module  # workers of a data loader look classes up by this name
     spec.loader.exec_module(module)
     return module
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

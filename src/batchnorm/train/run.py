@@ -12,8 +12,7 @@ from batchnorm.data import Batches, FashionMNIST
 from batchnorm.models import build
 from batchnorm.nn.statistics import statistics_from_text
 from batchnorm.ops.environment import describe_environment
-from batchnorm.records import EpochRecord, Finding, RunRecord
-from batchnorm.records.faults import FaultRecord, append_fault
+from batchnorm.records import EpochRecord, FaultRecord, Finding, RunRecord, append_fault
 from batchnorm.surgery import population_statistics, swapped_statistics
 from batchnorm.train.checkpoint import Progress, restore, save_checkpoint, save_weights
 from batchnorm.train.config import TrainConfig
