@@ -115,11 +115,8 @@ def put_state(op: str, model: nn.Module, state: Mapping[str, Tensor], source: ob
     """
     own = model.state_dict()
     needed = {name for name in own if not name.endswith("num_batches_tracked")}
-    for prefix in _PREFIXES:
-        given = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
-        if needed <= set(given) <= set(own):
-            break
-    else:
+    given = unwrapped(state, own)
+    if not needed <= set(given) <= set(own):
         missing, unknown = needed - set(state), set(state) - set(own)
         raise ValueError(
             f"{op}: weights expected the names of this model, got {source} without {_some(missing)} "
