@@ -19,9 +19,11 @@ from batchnorm.doctor.observe import Call, Observer
 from batchnorm.doctor.passes import Pass, run_pass
 from batchnorm.doctor.settings import Settings
 from batchnorm.surgery import LayerStatistics, swapped_statistics
+from batchnorm.surgery.equivalence import tensors_in
 from batchnorm.surgery.feed import Feed
+from batchnorm.surgery.population import device_of
 
-__all__ = ["Patient", "UnavailableError", "tensors_in"]
+__all__ = ["Patient", "UnavailableError", "floats_in"]
 
 
 class UnavailableError(Exception):
@@ -161,8 +163,7 @@ class Patient:
         """The first batches of a loader, moved."""
         device = self.settings.device
         if device is None and self.model is not None:
-            first = next(itertools.chain(self.model.parameters(), self.model.buffers()), None)
-            device = None if first is None else first.device
+            device = device_of(self.model)
         for batch, _ in Feed(loader, None, device, None, self.limit):
             yield batch
 
@@ -216,20 +217,12 @@ class Patient:
         if self.settings.step_fn is not None:
             self.settings.step_fn(self.model, batch)
             return
-        outputs = list(tensors_in(self.forward(self.model, batch)))
+        outputs = list(floats_in(self.forward(self.model, batch)))
         total = sum(o.float().sum() for o in outputs if o.requires_grad)
         if isinstance(total, Tensor):
             total.backward()  # type: ignore[no-untyped-call]
 
 
-def tensors_in(value: object) -> Iterator[Tensor]:
+def floats_in(value: object) -> Iterator[Tensor]:
     """All floating tensors in nested outputs."""
-    if isinstance(value, Tensor):
-        if value.is_floating_point():
-            yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from tensors_in(part)
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from tensors_in(part)
+    return (tensor for tensor in tensors_in(value) if tensor.is_floating_point())

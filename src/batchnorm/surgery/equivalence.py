@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from batchnorm.surgery.borrow import borrowed
 
-__all__ = ["TOLERANCES", "check_difference", "largest_difference", "outputs_of", "tensors_in"]
+__all__ = ["TOLERANCES", "call_on", "check_difference", "largest_difference", "outputs_of", "tensors_in"]
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """By dtype of the output, or of the parts of a complex one: the relative difference rounding explains."""
@@ -28,23 +28,27 @@ def outputs_of(model: nn.Module, example: Any) -> list[Tensor]:
     """
     with borrowed(model):
         torch.manual_seed(0)
-        if isinstance(example, Mapping):
-            output = model(**example)
-        else:
-            output = model(*example) if isinstance(example, tuple) else model(example)
+        output = call_on(model, example)
     tensors = list(tensors_in(output))
     if not tensors:
         raise ValueError(f"fold: model expected to return tensors, got {type(output).__name__}")
     return tensors
 
 
+def call_on(model: nn.Module, example: Any) -> Any:
+    """Call a model on a tensor, a tuple of arguments, or a mapping of keyword arguments."""
+    if isinstance(example, Mapping):
+        return model(**example)
+    return model(*example) if isinstance(example, tuple) else model(example)
+
+
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """The tensors in what a model takes or returns, in order: in mappings, tuples, lists, dataclasses."""
+    """The tensors in what a model takes or returns, in order: in mappings, sequences, dataclasses."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
         yield from tensors_in(tuple(value.values()))
-    elif isinstance(value, tuple | list):
+    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
         for item in value:
             yield from tensors_in(item)
     elif dataclasses.is_dataclass(value):

@@ -19,6 +19,7 @@ from batchnorm.surgery.equivalence import check_difference, outputs_of
 from batchnorm.surgery.folding import Weighted, fold_after, fold_before
 from batchnorm.surgery.matching import Match, match
 from batchnorm.surgery.remains import Folded, ScaleShift
+from batchnorm.surgery.snapshot import Snapshot
 
 __all__ = ["FoldReport", "expect_predicting", "fold"]
 
@@ -194,14 +195,7 @@ def _put(layer: Weighted, name: str, values: tuple[Tensor, Tensor], undo: contex
 
 def _become(module: nn.Module, other: nn.Module, undo: contextlib.ExitStack) -> None:
     """Make a module another in place: it may be referred to from lists and attributes we do not see."""
-    kind, state = type(module), dict(vars(module))
-
-    def restore() -> None:
-        object.__setattr__(module, "__class__", kind)
-        vars(module).clear()
-        vars(module).update(state)
-
-    undo.callback(restore)
+    undo.callback(Snapshot([module]).restore)
     object.__setattr__(module, "__class__", type(other))
     vars(module).clear()
     vars(module).update(vars(other))

@@ -115,7 +115,7 @@ def measure(
         raise ValueError(f"recalibrate: tolerance expected a number > 0, got {tolerance}")
     choice = choose_layers(model, layers)
     if feed.device is None:
-        feed = dataclasses.replace(feed, device=_device_of(model))
+        feed = dataclasses.replace(feed, device=device_of(model))
     statistics: dict[str, LayerStatistics] = {}
     taken = "onepass" if method == "onepass" else "layerwise"
     if choice.layers:
@@ -140,6 +140,7 @@ def measure(
     return Measurement(taken, statistics, {**choice.untouched, **unreached})
 
 
-def _device_of(model: nn.Module) -> torch.device | None:
+def device_of(model: nn.Module) -> torch.device | None:
+    """That of the model's first parameter or buffer; None if it has neither."""
     first = next(itertools.chain(model.parameters(), model.buffers()), None)
     return None if first is None else first.device

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from batchnorm.records.record import Record
 from batchnorm.surgery.feed import Feed
 from batchnorm.surgery.layers import BatchNorm
 from batchnorm.surgery.pool import LayerStatistics
 from batchnorm.surgery.population import measure
 from batchnorm.surgery.watch import put_statistics
 
-__all__ = ["LayerChange", "RecalibrationReport", "recalibrate"]
+__all__ = ["LayerChange", "RecalibrationReport", "change_of", "commit", "recalibrate"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,7 @@ class LayerChange:
 
 
 @dataclasses.dataclass(frozen=True)
-class RecalibrationReport:
+class RecalibrationReport(Record):
     """What recalibration did to a model.
 
     Attributes:
@@ -58,15 +59,6 @@ class RecalibrationReport:
     method: str
     layers: tuple[LayerChange, ...]
     untouched: Mapping[str, str]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; a number that is not finite becomes None."""
-        layers = [dataclasses.asdict(layer) for layer in self.layers]
-        for layer in layers:
-            for key, value in layer.items():
-                if isinstance(value, float) and not math.isfinite(value):
-                    layer[key] = None
-        return {"method": self.method, "layers": layers, "untouched": dict(self.untouched)}
 
 
 def recalibrate(
@@ -124,12 +116,13 @@ def recalibrate(
     for name, new in measured.statistics.items():
         layer = modules[name]
         assert isinstance(layer, BatchNorm)
-        changes.append(_change(name, layer, new))
-    _commit(modules, measured.statistics)
+        changes.append(change_of(name, layer, new))
+    commit(modules, measured.statistics)
     return RecalibrationReport(measured.method, tuple(changes), measured.untouched)
 
 
-def _change(name: str, layer: BatchNorm, new: LayerStatistics) -> LayerChange:
+def change_of(name: str, layer: BatchNorm, new: LayerStatistics) -> LayerChange:
+    """How far a layer's running statistics are from new ones."""
     mean, var = (_exact(values) for values in (layer.running_mean, layer.running_var))
     new_std = (new.var + layer.eps).sqrt()
     ratio = (var + layer.eps).sqrt() / new_std
@@ -155,7 +148,7 @@ def _largest(values: Tensor) -> float:
 
 
 @torch.no_grad()
-def _commit(modules: Mapping[str, nn.Module], statistics: Mapping[str, LayerStatistics]) -> None:
+def commit(modules: Mapping[str, nn.Module], statistics: Mapping[str, LayerStatistics]) -> None:
     """Write all statistics or, if that is interrupted, none."""
     written: list[tuple[Tensor, Tensor]] = []
     try:

@@ -8,12 +8,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from batchnorm.records import error_line
 from batchnorm.surgery.borrow import borrowed
 from batchnorm.surgery.feed import Feed
 from batchnorm.surgery.layers import choose_layers
 from batchnorm.surgery.pool import LayerStatistics, Pool, UnsteadyError, pool_inputs
-from batchnorm.surgery.population import _device_of
-from batchnorm.surgery.recalibrate import RecalibrationReport, _change, _commit
+from batchnorm.surgery.population import device_of
+from batchnorm.surgery.recalibrate import RecalibrationReport, change_of, commit
 from batchnorm.surgery.watch import Watch, put_statistics
 
 __all__ = ["recalibrate_ranks"]
@@ -59,7 +60,7 @@ def recalibrate_ranks(
     """
     if not (dist.is_available() and dist.is_initialized()):
         raise RuntimeError("recalibrate_ranks: group expected torch.distributed to be initialized, got none")
-    feed = Feed(loader, forward_fn, _device_of(model) if device is None else device, samples, batches)
+    feed = Feed(loader, forward_fn, device_of(model) if device is None else device, samples, batches)
     statistics: dict[str, LayerStatistics] = {}
     with borrowed(model):
         ranks = _on_all(group, lambda: _calls(model, feed, layers))
@@ -79,8 +80,8 @@ def recalibrate_ranks(
             new = _merged(name, _on_all(group, measure))
             put_statistics(choice.layers[name], new.mean, new.var)  # for the layers after it
             statistics[name] = new
-    changes = tuple(_change(name, choice.layers[name], new) for name, new in statistics.items())
-    _commit(choice.layers, statistics)
+    changes = tuple(change_of(name, choice.layers[name], new) for name, new in statistics.items())
+    commit(choice.layers, statistics)
     unreached = {name: "not reached by the data" for name in choice.layers if name not in statistics}
     return RecalibrationReport("layerwise", changes, {**choice.untouched, **unreached})
 
@@ -92,7 +93,7 @@ def _on_all(group: Any, work: Callable[[], _Answer]) -> list[_Answer]:
         answer = work()
     except Exception as caught:  # raised after the collective, or the others would wait for ever
         error = caught
-    words = None if error is None else f"{type(error).__name__}: {' '.join(str(error).split())}"
+    words = None if error is None else error_line(error)
     ranks: list[Any] = [None] * dist.get_world_size(group)
     dist.all_gather_object(ranks, (answer, words), group)
     if error is not None:

@@ -1,13 +1,12 @@
 """Whether a network still gives the same on an example, in both modes."""
 
 import copy
-import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from batchnorm.surgery.borrow import borrowed
+from batchnorm.surgery.equivalence import call_on, tensors_in
 
 __all__ = ["Trial"]
 
@@ -26,7 +25,8 @@ class Trial:
     """
 
     def __init__(self, model: nn.Module, example: Any) -> None:
-        self._model, self._example = model, example
+        self._model = model
+        self._example = tuple(example) if isinstance(example, list) else example
         self._expected = self._run()
 
     def difference(self) -> str | None:
@@ -46,8 +46,8 @@ class Trial:
             with borrowed(model):
                 for module in model.modules():
                     module.training = training
-                output = _call(model, copy.deepcopy(self._example))
-                tensors = list(_tensors(output))
+                output = call_on(model, copy.deepcopy(self._example))
+                tensors = list(tensors_in(output))
                 if not tensors:
                     raise ValueError(
                         "convert: example expected to make the model return a tensor, got "
@@ -63,26 +63,6 @@ def _copied(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model)
     except Exception:  # foreign code may refuse in any way
         return model
-
-
-def _call(model: nn.Module, example: Any) -> Any:
-    if isinstance(example, Mapping):
-        return model(**example)
-    return model(*example) if isinstance(example, tuple | list) else model(example)
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, Sequence) and not isinstance(value, str):
-        for item in value:
-            yield from _tensors(item)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            yield from _tensors(getattr(value, field.name))
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from batchnorm.doctor.guard import Loan
-from batchnorm.doctor.patient import Patient, tensors_in
+from batchnorm.doctor.patient import Patient, floats_in
 from batchnorm.doctor.rule import consent, found
 from batchnorm.records import Finding
 
@@ -68,7 +68,7 @@ def _changed(
         with patient.lent() as loan:
             mode(loan)
             torch.manual_seed(0)  # Dropout must not tell the two apart
-            outputs.append(next(tensors_in(patient.forward(patient.model, given))).double().clone())
+            outputs.append(next(floats_in(patient.forward(patient.model, given))).double().clone())
     one, other = outputs
     if one.dim() == 3 and one.shape != other.shape:
         other = other[..., : one.shape[-1]]

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from batchnorm.doctor.observe import Observer
-from batchnorm.doctor.patient import Patient, tensors_in
+from batchnorm.doctor.patient import Patient, floats_in
 from batchnorm.doctor.rule import found, safe
 from batchnorm.records import Finding
 
@@ -132,7 +132,7 @@ def _predict(patient: Patient, batch: Any, seed: int) -> Tensor | None:
             loan.as_found()
         torch.manual_seed(seed)
         try:
-            return next(tensors_in(predict(patient.model, batch)), torch.empty(0)).double().clone()
+            return next(floats_in(predict(patient.model, batch)), torch.empty(0)).double().clone()
         except (ValueError, RuntimeError) as error:
             # Torch's words for one sample in a layer that needs two; a model may refuse it for other reasons.
             return None if "per channel" in str(error) else torch.empty(0)

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from batchnorm.doctor.patient import Patient, tensors_in
+from batchnorm.doctor.patient import Patient, floats_in
 from batchnorm.doctor.rule import consent, found
 from batchnorm.records import Finding
 
@@ -64,7 +64,7 @@ def _share(patient: Patient) -> float | None:
         loan.as_found()
         inputs = head.detach().clone().requires_grad_()
         given = inputs if head is batch else type(batch)((inputs, *batch[1:]))
-        output = next(tensors_in(patient.forward(patient.model, given)), None)
+        output = next(floats_in(patient.forward(patient.model, given)), None)
         if output is None or not output.requires_grad or len(output) != len(head):
             return None
         (gradient,) = torch.autograd.grad(output[0].abs().sum(), inputs)
