@@ -78,13 +78,19 @@ def test_the_model_gets_the_tensor_at_the_head(batch):
     assert torch.equal(model.seen, torch.ones(2))
 
 
+@pytest.mark.parametrize("batch", [{"x": torch.ones(2)}, ({"x": torch.ones(2)}, torch.zeros(2))])
+def test_the_model_gets_a_dict_as_its_arguments(batch):
+    given = Feed([]).forward(lambda *, x: x + 1, batch)
+    assert torch.equal(given, torch.full((2,), 2.0))
+
+
 def test_forward_fn_gets_the_batch_as_it_is():
     seen = []
     Feed([], forward_fn=lambda model, batch: seen.append((model, batch))).forward("model", {"x": 1})
     assert seen == [("model", {"x": 1})]
 
 
-@pytest.mark.parametrize(("batch", "kind"), [({"x": torch.ones(2)}, "dict"), (("a",), "tuple"), ([], "list")])
+@pytest.mark.parametrize(("batch", "kind"), [(1, "int"), (("a",), "tuple"), ([], "list")])
 def test_another_kind_of_batch_needs_forward_fn(batch, kind):
     with pytest.raises(
         ValueError, match=f"^recalibrate: loader expected .* got {kind}; forward_fn="

@@ -484,7 +484,7 @@ class OnlyOnce:
         (OnlyOnce(drifting()), {}, "loader expected one batch or more in every pass, got none"),
         ([drifting()[0] / 0] * 3, {}, "got 3 with NaN or infinite values"),
         ([torch.ones(1, 3)], {}, "loader expected 2 or more values per channel at '1', got 1"),
-        ([{"x": 1}], {}, "forward_fn=lambda model, batch: … says how to run another kind"),
+        (["x"], {}, "forward_fn=lambda model, batch: … runs another kind"),
         (drifting(), {"method": "fast"}, "method expected one of auto, layerwise, onepass, got 'fast'"),
         (drifting(), {"tolerance": 0.0}, "tolerance expected a number > 0, got 0.0"),
         (drifting(), {"tolerance": float("nan")}, "tolerance expected a number > 0, got nan"),

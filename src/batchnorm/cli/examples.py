@@ -20,7 +20,6 @@ __all__ = [
     "example_of",
     "expect_runs",
     "first_input",
-    "input_of",
     "load_batches",
     "pack_checked",
     "theirs",
@@ -90,19 +89,10 @@ def example_of(op: str, shape: str | None, data: str | None) -> Any:
 
 def first_input(op: str, batches: Iterable[Any]) -> Any:
     """What the model is given of the first batch."""
+    from batchnorm.surgery.feed import model_input
+
     with theirs(op, "data expected an iterable of batches"):
-        return input_of(op, next(iter(batches), None))
-
-
-def input_of(op: str, batch: Any) -> Any:
-    """What the model is given of a batch: a tensor, or keyword arguments; or what the batch begins with."""
-    from torch import Tensor
-
-    head = batch[0] if isinstance(batch, tuple | list) and batch else batch
-    if not isinstance(head, Tensor | Mapping):
-        got = "no batch" if batch is None else type(batch).__name__
-        raise ValueError(f"{op}: data expected batches that are or begin with a tensor or dict, got {got}")
-    return head
+        return model_input(next(iter(batches), None), op, "data")
 
 
 def pack_checked(

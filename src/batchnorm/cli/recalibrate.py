@@ -1,7 +1,7 @@
 """``batchnorm recalibrate``: population statistics in the place of the running ones."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +13,6 @@ from batchnorm.cli.examples import (
     WatchedLoader,
     check_out,
     first_input,
-    input_of,
     load_batches,
     pack_checked,
     theirs,
@@ -100,9 +99,11 @@ def command(
 
 
 def _run(model: "nn.Module", batch: object) -> None:
-    given = input_of("recalibrate", batch)
+    from batchnorm.surgery.feed import call_on, model_input
+
+    given = model_input(batch, "recalibrate", "data")
     with theirs("recalibrate", "target expected a model that runs on the data"):
-        model(**given) if isinstance(given, Mapping) else model(given)
+        call_on(model, given)
 
 
 def _show(console: Console, report: "RecalibrationReport") -> None:

@@ -161,25 +161,17 @@ class Patient:
 
     def feed(self, loader: Any) -> Iterator[Any]:
         """The first batches of a loader, moved."""
-        device = self.settings.device
-        if device is None and self.model is not None:
-            device = device_of(self.model)
-        for batch, _ in Feed(loader, None, device, None, self.limit):
-            yield batch
+        return (batch for batch, _ in self._feed(loader))
 
     def forward(self, model: nn.Module, batch: Any) -> object:
         """Run the model on a batch; its outputs."""
-        if self.settings.forward_fn is not None:
-            return self.settings.forward_fn(model, batch)
-        head = batch[0] if isinstance(batch, tuple | list) and batch else batch
-        if isinstance(head, Mapping):
-            return model(**head)
-        if not isinstance(head, Tensor):
-            raise ValueError(
-                "diagnose: loader expected batches that are a tensor, begin with one, or are a mapping of "
-                f"arguments, got {type(batch).__name__}; forward_fn says how to run another kind"
-            )
-        return model(head)
+        return self._feed(self.loader).forward(model, batch)
+
+    def _feed(self, loader: Any) -> Feed:
+        device = self.settings.device
+        if device is None and self.model is not None:
+            device = device_of(self.model)
+        return Feed(loader, self.settings.forward_fn, device, None, self.limit, "diagnose")
 
     def _pass(self, mode: Callable[[Loan], None], loader: Any) -> Pass:
         assert self.model is not None

@@ -19,7 +19,7 @@ class Settings:
     Attributes:
         optimizer: Of the training.
         forward_fn: Runs the model on a batch, ``forward_fn(model, batch)``; None for batches that are a
-            tensor, or begin with one.
+            tensor or a dict of arguments, or begin with one.
         step_fn: One training step without the optimizer's, ``step_fn(model, batch)``: all its forwards
             and its backward. None for one forward and the backward of the outputs' sum.
         predict_fn: How you evaluate, ``predict_fn(model, batch)`` with its own choice of mode, returning

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from batchnorm.surgery.borrow import borrowed
+from batchnorm.surgery.feed import call_on
 
-__all__ = ["TOLERANCES", "call_on", "check_difference", "largest_difference", "outputs_of", "tensors_in"]
+__all__ = ["TOLERANCES", "check_difference", "largest_difference", "outputs_of", "tensors_in"]
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """By dtype of the output, or of the parts of a complex one: the relative difference rounding explains."""
@@ -33,13 +34,6 @@ def outputs_of(model: nn.Module, example: Any) -> list[Tensor]:
     if not tensors:
         raise ValueError(f"fold: model expected to return tensors, got {type(output).__name__}")
     return tensors
-
-
-def call_on(model: nn.Module, example: Any) -> Any:
-    """Call a model on a tensor, a tuple of arguments, or a mapping of keyword arguments."""
-    if isinstance(example, Mapping):
-        return model(**example)
-    return model(*example) if isinstance(example, tuple) else model(example)
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

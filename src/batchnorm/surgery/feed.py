@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Feed"]
+__all__ = ["Feed", "call_on", "model_input"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,11 +16,12 @@ class Feed:
 
     Attributes:
         loader: Any iterable of batches.
-        forward_fn: Runs the model on a batch, ``forward_fn(model, batch)``; None for batches that are a
-            tensor, or a tuple or list that begins with one.
+        forward_fn: Runs the model on a batch, ``forward_fn(model, batch)``; None for batches of which
+            `model_input` knows what the model is given.
         device: Where the tensors of a batch are moved; None leaves them where they are.
         samples: Stop after the batch that reaches so many samples; None for no limit.
         batches: Stop after so many batches; None for no limit.
+        op: Who asks, for errors.
 
     Raises:
         ValueError: If a limit is below 1.
@@ -31,13 +32,14 @@ class Feed:
     device: torch.device | str | None = None
     samples: int | None = None
     batches: int | None = None
+    op: str = "recalibrate"
 
     def __post_init__(self) -> None:
         """Check the limits."""
         for name in ("samples", "batches"):
             limit = getattr(self, name)
             if limit is not None and limit < 1:
-                raise ValueError(f"recalibrate: {name} expected 1 or more, got {limit}")
+                raise ValueError(f"{self.op}: {name} expected 1 or more, got {limit}")
 
     def __iter__(self) -> Iterator[tuple[Any, int]]:
         """Yield each batch, moved, with its number of samples."""
@@ -57,26 +59,47 @@ class Feed:
         """
         if isinstance(self.loader, Iterator):
             raise ValueError(
-                "recalibrate: loader expected one that can be passed over again (a list, a DataLoader) for "
+                f"{self.op}: loader expected one that can be passed over again (a list, a DataLoader) for "
                 f"method 'layerwise', got a one-time {type(self.loader).__name__}"
             )
 
-    def forward(self, model: nn.Module, batch: Any) -> None:
-        """Run the model on a batch.
+    def forward(self, model: nn.Module, batch: Any) -> object:
+        """Run the model on a batch; its outputs.
 
         Raises:
-            ValueError: If there is no ``forward_fn`` and the batch has no tensor at its head.
+            ValueError: If there is no ``forward_fn`` and the batch is of another kind.
         """
         if self.forward_fn is not None:
-            self.forward_fn(model, batch)
-            return
-        head = batch[0] if isinstance(batch, tuple | list) and batch else batch
-        if not isinstance(head, Tensor):
-            raise ValueError(
-                "recalibrate: loader expected batches that are a tensor or begin with one, got "
-                f"{type(batch).__name__}; forward_fn=lambda model, batch: … says how to run another kind"
-            )
-        model(head)
+            return self.forward_fn(model, batch)
+        return call_on(model, model_input(batch, self.op))
+
+
+def call_on(model: nn.Module, example: Any) -> Any:
+    """Call a model on a tensor, a tuple of arguments, or a mapping of keyword arguments."""
+    if isinstance(example, Mapping):
+        return model(**example)
+    return model(*example) if isinstance(example, tuple) else model(example)
+
+
+def model_input(batch: Any, op: str, argument: str = "loader") -> Tensor | Mapping[str, Any]:
+    """What a model is given of a batch: a tensor, or keyword arguments; or what the batch begins with.
+
+    Args:
+        batch: As a loader gives it; targets that follow the input are not looked at.
+        op: Who asks, for errors.
+        argument: Where the batch comes from, for errors.
+
+    Raises:
+        ValueError: If the batch neither is nor begins with a tensor or a mapping.
+    """
+    head = batch[0] if isinstance(batch, tuple | list) and batch else batch
+    if not isinstance(head, Tensor | Mapping):
+        got = "no batch" if batch is None else type(batch).__name__
+        hint = "; forward_fn=lambda model, batch: … runs another kind" if argument == "loader" else ""
+        raise ValueError(
+            f"{op}: {argument} expected batches that are or begin with a tensor or dict, got {got}{hint}"
+        )
+    return head
 
 
 def _move(batch: Any, device: torch.device | str) -> Any:

@@ -65,7 +65,7 @@ def population_statistics(
         layers: Names of layers, or of modules with layers; None for all that are not frozen, see
             `choose_layers`.
         forward_fn: Runs the model on a batch, ``forward_fn(model, batch)``. None for batches that are a
-            tensor, or a tuple or list that begins with one.
+            tensor or a dict of arguments, or a tuple or list that begins with one.
         device: Where batches are moved; None for the device of the model's first parameter.
         samples: Use the first batches that make up so many samples; None for all.
         batches: Use the first so many batches; None for all.

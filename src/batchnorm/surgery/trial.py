@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from batchnorm.surgery.borrow import borrowed
-from batchnorm.surgery.equivalence import call_on, tensors_in
+from batchnorm.surgery.equivalence import tensors_in
+from batchnorm.surgery.feed import call_on
 
 __all__ = ["Trial"]
 
