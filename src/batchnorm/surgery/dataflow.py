@@ -11,7 +11,7 @@ import inspect
 import itertools
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -39,6 +39,7 @@ class Flow:
         names: Of its modules.
         calls: By module, the nodes that call it; None for calls from where tracing failed.
         modules: The module that a node calls.
+        graphs: Traces of the modules that could be traced as a whole, the usual arguments first.
         read: Identities of the parameters and buffers used otherwise than by a leaf module.
         functional: Functional batch norms: name of the calling module and of the node.
         untraced: Why the forward of these modules could not be traced.
@@ -50,21 +51,23 @@ class Flow:
         default_factory=lambda: defaultdict(list)
     )
     modules: dict[fx.Node, nn.Module] = dataclasses.field(default_factory=dict)
+    graphs: dict[nn.Module, list[fx.Graph]] = dataclasses.field(default_factory=dict)
     read: set[int] = dataclasses.field(default_factory=set)
     functional: list[str] = dataclasses.field(default_factory=list)
     untraced: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-def trace_flow(model: nn.Module) -> Flow:
+def trace_flow(model: nn.Module, leaves: Collection[str] = ()) -> Flow:
     """Trace a network without data; it is not changed, and no forward of it runs on tensors of its own.
 
     Args:
         model: Any; traced in the mode it is in.
+        leaves: Names of modules that are not to be looked into, besides those that surgery knows.
     """
     network = _skeleton(model)
     flow = Flow(network, {module: name for name, module in network.named_modules()})
     # Asked now: while tracing, a module's tensors are placeholders.
-    leaves = {module for module in network.modules() if _is_leaf(module)}
+    closed = {module for module, name in flow.names.items() if name in leaves or _is_leaf(module)}
     # What hooks see is what goes in and out, so flow must not be followed across such a module's border.
     borders = {module for module in network.modules() if any(hooks_of(module))}
     waiting, roots = [network], set[nn.Module]()
@@ -73,14 +76,16 @@ def trace_flow(model: nn.Module) -> Flow:
         if root in roots:
             continue
         roots.add(root)
-        if _Tracer(leaves).is_leaf_module(root, ""):
+        if _Tracer(closed).is_leaf_module(root, ""):
             flow.calls[root].append(None)
             waiting.extend(root.children())
             continue
         for hooks in hooks_of(root):
             hooks.clear()  # they would run, on placeholders
-        graphs = _graphs(root, leaves, borders, flow)
-        if not graphs:
+        graphs = _graphs(root, closed, borders, flow)
+        if graphs:
+            flow.graphs[root] = graphs
+        else:
             waiting.extend(root.children())
         for graph in graphs:
             for called in _collect(graph, root, flow):

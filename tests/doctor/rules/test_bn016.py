@@ -40,6 +40,23 @@ def test_is_silent_with_a_pool_between_or_another_user():
     assert diagnose(Shared()).findings == ()
 
 
+def test_a_forward_that_cannot_be_traced_hides_only_itself():
+    class Branching(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x if x.sum() > 0 else -x)
+
+    (finding,) = diagnose(Branching(biased())).findings
+    assert (finding.code, finding.layer, finding.evidence) == ("BN016", "0.1", {"bias": "0.0"})
+
+
+def test_an_argument_that_may_be_left_out_makes_no_second_finding():
+    class Switched(nn.Sequential):
+        def forward(self, x, twice=False):
+            return super().forward(2 * x if twice else x)
+
+    assert len(diagnose(Switched(biased())).findings) == 1
+
+
 def test_mending_keeps_every_prediction():
     model = biased()
     x = torch.randn(8, 1, 6, 6)

@@ -42,10 +42,10 @@ def check(patient: Patient) -> Iterator[Finding]:
             yield found(
                 "info",
                 site.layer,
-                f"The bias of {producer.target} before it has no effect: batch norm subtracts it with the "
-                "mean.",
+                f"The bias of {graph.name(producer)} before it has no effect: batch norm subtracts it with "
+                "the mean.",
                 consent("make it with bias=False; lower running_mean by the bias of a trained one"),
-                {"bias": str(producer.target)},
+                {"bias": graph.name(producer)},
             )
 
 

@@ -45,13 +45,17 @@ def check(patient: Patient) -> Iterator[Finding]:
         if why := _itself(layer):
             yield found("error", layer.name, f"Not to be folded: {why}.", LEAVE)
     graph = patient.graph
-    if graph is None:
+    untraced = {"": ""} if graph is None else graph.untraced
+    if untraced:
+        modules = ", ".join(name or type(patient.model).__name__ for name in untraced)
         yield found(
             "error",
             None,
-            "The model cannot be traced, so nobody sees which convolutions have other users.",
-            advice("fold its traceable parts one by one, each compared on real data"),
+            f"The forward of {modules} cannot be traced, so nobody sees which convolutions in it have other "
+            "users.",
+            advice("batchnorm.fold with an example folds what can be traced and measures the difference"),
         )
+    if graph is None:
         return
     # A layer that is called twice has one finding.
     for site in {site.layer: site for site in reversed(graph.sites)}.values():
@@ -74,11 +78,13 @@ def _place(graph: Graph, site: Site) -> str:
         if graph.calls(site.node) > 1:
             return f"{site.layer} is called {graph.calls(site.node)} times"
         if graph.calls(producer) > 1:
-            return f"{producer.target} is called {graph.calls(producer)} times"
+            return f"{graph.name(producer)} is called {graph.calls(producer)} times"
         if len(producer.users) > 1:
-            return f"{producer.target} has {len(producer.users)} users, and the others need it unscaled"
+            return f"{graph.name(producer)} has {len(producer.users)} users, and the others need it unscaled"
         if isinstance(module, Transposed) and module.groups > 1:
-            return f"{producer.target} is transposed with {module.groups} groups: its scale goes by group"
+            return (
+                f"{graph.name(producer)} is transposed with {module.groups} groups: its scale goes by group"
+            )
         return ""
     added = producer is not None and (producer.target in ADDITIONS or producer.target == "add")
     if added and producer is not None:
@@ -90,5 +96,5 @@ def _place(graph: Graph, site: Site) -> str:
         if isinstance(after, Conv) and not isinstance(after, Transposed) and after.padding_mode == "zeros":
             padded = after.padding == "same" or any(isinstance(p, int) and p for p in after.padding)
             if padded:
-                return f"{user.target} after it pads with zeros, which are not zeros before it"
+                return f"{graph.name(user)} after it pads with zeros, which are not zeros before it"
     return ""
