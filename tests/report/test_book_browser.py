@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
+from batchnorm.records import Figure
 from batchnorm.report import write_book
 from tests.report.synthetic_verdicts import book, curve, verdict
 
@@ -102,6 +103,23 @@ def test_ticks_are_numbers_as_people_write_them(browser: Browser, tmp_path: Path
     ticks = page.locator(".role-axis-label text").all_text_contents()
     assert {"0", "100", "200", "300"} <= set(ticks)
     assert all(tick.isdigit() for tick in ticks)
+    page.close()
+
+
+@pytest.mark.parametrize(("width", "leaning"), [(390, True), (1280, False)])
+def test_names_lean_only_where_they_would_overlap(
+    browser: Browser, tmp_path: Path, width: int, leaning: bool
+):
+    names = [f"a long name {number}" for number in range(8)]
+    rows = tuple({"series": "batch", "x": name, "mean": 0.5, "low": 0.4, "high": 0.6} for name in names)
+    figure = Figure("f", "Accuracy", "dot", "place", "accuracy", "95 %", rows, x_scale="nominal")
+    write_book([verdict(1, figures=(figure,))], tmp_path)
+    page = browser.new_page(viewport={"width": width, "height": 844})
+    page.goto((tmp_path / "c01-claim-1.html").as_uri())
+    page.evaluate("window.reportDrawn")
+    labels = page.locator(".role-axis-label text").filter(has_text="a long name")
+    assert labels.count() == len(names)
+    assert ["rotate" in (label.get_attribute("transform") or "") for label in labels.all()] == [leaning] * 8
     page.close()
 
 

@@ -14,6 +14,7 @@ _ACCENTS = ("blue", "orange", "green", "purple", "muted", "ink")
 _DASHES = ([1, 0], [7, 4], [2, 3])
 # d3 shortens the numbers of a linear axis to the digits in which its ticks differ, and g would write 1e+2
 _TICKS = {"linear": "~r", "log": "~g"}
+_LETTER = 6  # pixels of one in an axis label
 # the two arms that most studies compare have the colours that they have in the report of a run
 _KNOWN = {"batch": "blue", "none": "orange"}
 
@@ -74,7 +75,7 @@ def spec_of(figure: Figure, paint: Paint) -> Spec:
     x: Spec = {"field": "x", "title": figure.x}
     if figure.x_scale == "nominal":
         order = list(dict.fromkeys(row["x"] for row in figure.rows))
-        x |= {"type": "nominal", "sort": order, "axis": {"labelAngle": 0, "labelLimit": 90}}
+        x |= {"type": "nominal", "sort": order, "axis": _names_axis(order)}
     else:
         x |= {"type": "quantitative", "scale": {"type": figure.x_scale, "zero": False, "nice": False}}
         x |= {"axis": {"tickCount": 6, "format": _TICKS[figure.x_scale]}}
@@ -112,6 +113,19 @@ def spec_of(figure: Figure, paint: Paint) -> Spec:
             },
         ]
     return {"layer": layers}
+
+
+def _names_axis(names: Sequence[object]) -> Spec:
+    """Names lie flat where they have room beside each other, and lean where they would overlap."""
+    needed = len(names) * (_LETTER * max((len(str(name)) for name in names), default=0) + _LETTER)
+    lean = f"width < {needed}"
+    return {
+        "labelAngle": {"expr": f"{lean} ? -40 : 0"},
+        "labelAlign": {"expr": f"{lean} ? 'right' : 'center'"},
+        "labelBaseline": {"expr": f"{lean} ? 'middle' : 'top'"},
+        "labelLimit": 90,
+        "labelOverlap": False,
+    }
 
 
 def _by_series(styles: Mapping[str, Any], values: Sequence[Any]) -> Spec:
