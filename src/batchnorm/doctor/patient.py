@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from batchnorm.doctor.exported import ExportedNorm
-from batchnorm.doctor.gap import Gap, excess_of, gap_of
+from batchnorm.doctor.gap import INFO_RATIO, Gap, excess_of, gap_of
 from batchnorm.doctor.graph import Graph, trace
 from batchnorm.doctor.guard import Loan, untouched
 from batchnorm.doctor.layer import Layer, layers_of_checkpoint, layers_of_model
 from batchnorm.doctor.observe import Call, Observer
 from batchnorm.doctor.passes import Pass, run_pass
 from batchnorm.doctor.settings import Settings
-from batchnorm.surgery import LayerStatistics, swapped_statistics
 from batchnorm.surgery.equivalence import tensors_in
 from batchnorm.surgery.feed import Feed
 from batchnorm.surgery.population import device_of
@@ -108,9 +107,10 @@ class Patient:
         """Gap of the layers that normalize with the batch in training, each with layers before it sound.
 
         In training mode a layer's input does not depend on the statistics that layers before it
-        store, so a layer is not blamed for an earlier one.
+        store, so a layer is not blamed for an earlier one. Nor is one whose statistics nobody reads.
         """
-        return self._gaps(self.training)
+        found = self.gaps_in(self.training)
+        return {name: gap for name, gap in found.items() if not gap.reaches(INFO_RATIO) or self.reads(name)}
 
     @cached_property
     def excess(self) -> float:
@@ -120,19 +120,29 @@ class Patient:
     @cached_property
     def prediction_gaps(self) -> dict[str, Gap]:
         """The same as prediction meets them: with all layers at their stored statistics."""
-        return self._gaps(self.prediction)
+        return self.gaps_in(self.prediction)
 
-    def prediction_gaps_with(self, statistics: Mapping[str, LayerStatistics]) -> dict[str, Gap]:
-        """Gaps in prediction if some layers had other statistics."""
-        assert self.model is not None
-        with self.lent() as loan, swapped_statistics(self.model, statistics):
-            loan.predict()
-            examined = run_pass(self.model, self.by_name, lambda: self.feed(self.loader), self.forward)
-        swapped = {
-            name: dataclasses.replace(self.by_name[name], mean=new.mean, var=new.var)
-            for name, new in statistics.items()
-        }
-        return self._gaps(examined, {**self.by_name, **swapped})
+    def reads(self, name: str) -> bool:
+        """Whether prediction normalizes with a layer's statistics; True where that cannot be seen."""
+        try:
+            batches = self.prediction.batches
+        except UnavailableError:
+            return True
+        return any(call.layer == name and not call.training for batch in batches for call in batch)
+
+    def gaps_in(self, examined: Pass, layers: Mapping[str, Layer] | None = None) -> dict[str, Gap]:
+        """Gaps on what a pass showed, of the layers as they are or as given."""
+        found = {}
+        layers = layers or self.by_name
+        # A frozen layer predicts as it trains, so it has no gap.
+        trains = {call.layer for batch in self.training.batches for call in batch if call.training}
+        for name, series in examined.series.items():
+            layer = layers[name]
+            judged = name in trains and layer.normalizes_batches and not layer.is_fresh()
+            gap = gap_of(layer, series) if judged else None
+            if gap is not None:
+                found[name] = gap
+        return found
 
     @cached_property
     def step(self) -> tuple[Call, ...]:
@@ -188,19 +198,6 @@ class Patient:
             found = run_pass(self.model, self.by_name, lambda: self.feed(loader), self.forward)
         if not found.batches and not found.refused:
             raise ValueError("diagnose: loader expected one batch or more, got none")
-        return found
-
-    def _gaps(self, examined: Pass, layers: Mapping[str, Layer] | None = None) -> dict[str, Gap]:
-        found = {}
-        layers = layers or self.by_name
-        # A frozen layer predicts as it trains, so it has no gap.
-        trains = {call.layer for batch in self.training.batches for call in batch if call.training}
-        for name, series in examined.series.items():
-            layer = layers[name]
-            judged = name in trains and layer.normalizes_batches and not layer.is_fresh()
-            gap = gap_of(layer, series) if judged else None
-            if gap is not None:
-                found[name] = gap
         return found
 
     def _step(self, batch: Any) -> tuple[Call, ...]:
