@@ -19,11 +19,11 @@ __all__ = [
     "Layer",
     "channels_first",
     "is_locked",
+    "is_ours",
     "layers_of_checkpoint",
     "layers_of_model",
     "learns",
     "plain",
-    "skips_repetition",
 ]
 
 TorchBatchNorm = nn.modules.batchnorm._BatchNorm
@@ -125,8 +125,8 @@ def learns(module: nn.Module) -> bool:
     return module.training and not _has(module, Frozen)
 
 
-def skips_repetition(module: nn.Module | None) -> bool:
-    """Whether a forward that activation checkpointing repeats leaves the running statistics alone."""
+def is_ours(module: nn.Module | None) -> bool:
+    """Whether it is a layer of this package, which keeps its statistics in float32 and out of repetitions."""
     return isinstance(module, OURS)
 
 
