@@ -23,6 +23,7 @@ from batchnorm.doctor.layer import Layer
 from batchnorm.doctor.mend import Repair
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import consent, found
+from batchnorm.doctor.settings import belongs
 from batchnorm.records import Finding
 
 EVIDENCE = "S"
@@ -54,9 +55,7 @@ def mend(repair: Repair, finding: Finding) -> str:
 
 def named(patient: Patient, layer: Layer) -> bool:
     """Whether the user calls the layer frozen."""
-    return any(
-        layer.name == frozen or layer.name.startswith(f"{frozen}.") for frozen in patient.settings.frozen
-    )
+    return belongs(layer.name, patient.settings.frozen)
 
 
 def without_grad(layer: Layer) -> bool:
