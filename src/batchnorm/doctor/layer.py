@@ -86,11 +86,12 @@ class Layer:
     def was_trained(self) -> bool:
         """Whether weight or bias moved away from where they start.
 
-        They start from (1, 0), or from a weight drawn around 1, as recipes for generators do.
+        They start from (1, 0), or from a weight drawn around 1, as recipes for generators do, or from a
+        weight of 0, as the last layer of a residual branch.
         """
         if self.bias is not None and (self.bias != 0).any():
             return True
-        if self.weight is None:
+        if self.weight is None or not self.weight.any():
             return False
         off = plain(self.weight) - 1
         drawn = off.numel() > 1 and off.mean().abs() < off.std() < DRAWN

@@ -79,6 +79,12 @@ def test_is_silent_on_a_weight_drawn_around_one():
     assert diagnose(model).findings == ()
 
 
+def test_is_silent_on_a_weight_of_zero_at_the_start():
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1))
+    nn.init.zeros_(model[0].weight)
+    assert diagnose(model).findings == ()
+
+
 def test_is_silent_where_the_counter_alone_is_lost():
     model = trained()
     for buffer in (model[1].num_batches_tracked, model[4].num_batches_tracked):

@@ -11,8 +11,8 @@ Severity: error; nothing for a model that was never trained.
 
 Fix: measure the statistics on training data.
 
-Mistaken for it: a fresh model; a branch that never runs, such as an auxiliary head; a converted
-file with counter 0 and statistics that moved, which is BN006.
+Mistaken for it: a fresh model, also with a weight of 0; a branch that never runs, such as an auxiliary head;
+a converted file with counter 0 and statistics that moved, which is BN006.
 
 Reports: TE-03, CK-04, CK-09, AP-08, IN-07, IN-08.
 """
