@@ -54,14 +54,14 @@ class Pass:
 
     Attributes:
         batches: The calls of layers, batch by batch, in order.
-        strangers: Classes of batch-norm layers that are not in the module tree.
+        strangers: Classes of batch-norm layers that are not in the module tree, by the line that calls them.
         refused: Layers that were given one value per channel in training, with the input's shape.
         inputs: Moments of the model's own inputs.
         moving: Whether the weights moved from batch to batch, and the layers' inputs with them.
     """
 
     batches: tuple[tuple[Call, ...], ...]
-    strangers: tuple[str, ...]
+    strangers: Mapping[str, str]
     refused: Mapping[str, tuple[int, ...]]
     inputs: tuple[Moments, ...] = ()
     moving: bool = False
@@ -156,8 +156,7 @@ def run_pass(
                 refused[single.layer] = single.shape
                 continue
             batches.append(tuple(observer.calls))
-        strangers = tuple(dict.fromkeys(observer.strangers))
-        return Pass(tuple(batches), strangers, refused, tuple(observer.inputs))
+        return Pass(tuple(batches), observer.strangers, refused, tuple(observer.inputs))
 
 
 def _single(calls: list[Call]) -> Call | None:

@@ -7,22 +7,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from batchnorm.doctor.exported import ExportedNorm
 from batchnorm.doctor.gap import INFO_RATIO, Gap, excess_of, gap_of
 from batchnorm.doctor.graph import Graph, trace
 from batchnorm.doctor.guard import Loan, untouched
 from batchnorm.doctor.layer import Layer, layers_of_checkpoint, layers_of_model
-from batchnorm.doctor.observe import Call, Observer
+from batchnorm.doctor.observe import Call
 from batchnorm.doctor.passes import Pass, run_pass
 from batchnorm.doctor.settings import Settings
-from batchnorm.surgery.equivalence import tensors_in
+from batchnorm.doctor.step import calls_of_step
 from batchnorm.surgery.feed import Feed
 from batchnorm.surgery.population import device_of
 
-__all__ = ["Patient", "UnavailableError", "floats_in"]
+__all__ = ["Patient", "UnavailableError"]
 
 
 class UnavailableError(Exception):
@@ -56,6 +56,10 @@ class Patient:
             self.layers = layers_of_checkpoint(self.state or {})
         else:
             self.layers = layers_of_model(self.model)
+        if self.lazy is not None and self.loader is not None:
+            raise ValueError(
+                f"diagnose: model expected initialized parameters, to be run on data, got lazy {self.lazy}"
+            )
         self.by_name = {layer.name: layer for layer in self.layers}
 
     # Without data
@@ -65,10 +69,16 @@ class Patient:
         """Whether it is being trained, as far as can be seen."""
         return self.settings.optimizer is not None or (self.model is not None and self.model.training)
 
+    @property
+    def lazy(self) -> str | None:
+        """A parameter that the model's first call makes; None if all are there."""
+        named = () if self.model is None else self.model.named_parameters()
+        return next((name for name, value in named if is_lazy(value)), None)
+
     @cached_property
     def graph(self) -> Graph | None:
         """The traced model; None without a model or where torch.fx cannot trace it."""
-        if self.model is None:
+        if self.model is None or self.lazy is not None:
             return None
         with self.lent():
             return trace(self.model, self.layers)
@@ -147,7 +157,7 @@ class Patient:
     @cached_property
     def step(self) -> tuple[Call, ...]:
         """The calls of a training step, backward included; those before its error if it fails."""
-        return self._step(self.first_batch)
+        return calls_of_step(self, self.first_batch)
 
     @cached_property
     def first_batch(self) -> Any:
@@ -199,27 +209,3 @@ class Patient:
         if not found.batches and not found.refused:
             raise ValueError("diagnose: loader expected one batch or more, got none")
         return found
-
-    def _step(self, batch: Any) -> tuple[Call, ...]:
-        assert self.model is not None
-        with self.lent() as loan, torch.enable_grad():
-            loan.train()
-            with Observer(self.model, self.by_name).hooked() as observer:
-                with contextlib.suppress(RuntimeError, ValueError, TypeError):
-                    self._run_step(batch)
-                return tuple(observer.calls)
-
-    def _run_step(self, batch: Any) -> None:
-        assert self.model is not None
-        if self.settings.step_fn is not None:
-            self.settings.step_fn(self.model, batch)
-            return
-        outputs = list(floats_in(self.forward(self.model, batch)))
-        total = sum(o.float().sum() for o in outputs if o.requires_grad)
-        if isinstance(total, Tensor):
-            total.backward()  # type: ignore[no-untyped-call]
-
-
-def floats_in(value: object) -> Iterator[Tensor]:
-    """All floating tensors in nested outputs."""
-    return (tensor for tensor in tensors_in(value) if tensor.is_floating_point())

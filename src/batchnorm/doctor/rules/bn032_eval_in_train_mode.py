@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from batchnorm.doctor.observe import Observer
-from batchnorm.doctor.patient import Patient, floats_in
+from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import found, safe
+from batchnorm.doctor.step import floats_in
 from batchnorm.records import Finding
 
 EVIDENCE = "F"
