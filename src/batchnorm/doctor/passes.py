@@ -91,6 +91,17 @@ class Pass:
         """Of the model's own inputs; None where they have no channels, or not always the same."""
         return _series(self.inputs) if len({m.mean.shape for m in self.inputs}) == 1 else None
 
+    def worth(self, layer: str) -> float:
+        """Independent values per channel that a batch has: on maps, whose pixels are alike, fewer than all.
+
+        The variance within batches over that of their means, where there are batches enough to tell.
+        """
+        series = self.series[layer]
+        count, items = float(series.count.median()), float(series.items.median())
+        if count <= items or self.moving or not self.has_enough():
+            return count
+        return min(count, float((series.within / series.mean.var(0)).nanmedian()))
+
     def has_enough(self) -> bool:
         """Whether there are batches enough to judge their spread."""
         return len(self.batches) >= ENOUGH
