@@ -4,8 +4,8 @@ Folding multiplies a convolution's weight by weight / √(var + eps). That is on
 uses the convolution, and if statistics are fixed.
 
 Found by, with ``goal="fold"``: the traced graph. A convolution that is called twice or has another user,
-a pair called twice, a live addition in between, a layer in training mode or without statistics, a grouped
-transposed convolution, a layer of unknown class, a layer before a zero-padded convolution.
+a pair called twice, a live addition in between, a layer in training mode or without statistics, a transposed
+convolution, grouped or not, a layer of unknown class, a layer before a zero-padded convolution.
 
 Severity: error.
 
@@ -77,8 +77,9 @@ def _place(graph: Graph, site: Site) -> str:
             return f"{producer.target} is called {graph.calls(producer)} times"
         if len(producer.users) > 1:
             return f"{producer.target} has {len(producer.users)} users, and the others need it unscaled"
-        if isinstance(module, Transposed) and module.groups > 1:
-            return f"{producer.target} is transposed with {module.groups} groups: its scale goes by group"
+        if isinstance(module, Transposed):
+            grouped = f", and {module.groups} groups have a scale each" if module.groups > 1 else ""
+            return f"{producer.target} is transposed: its outputs lie on its weight's second axis{grouped}"
         return ""
     added = producer is not None and (producer.target in ADDITIONS or producer.target == "add")
     if added and producer is not None:
