@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from batchnorm.doctor.rule import all_rules, chosen_rules
+from batchnorm.doctor.rule import LAST, all_rules, chosen_rules
 from batchnorm.doctor.rules import __path__ as rules_path
 
 HERE = Path(__file__).parent
@@ -42,6 +42,14 @@ def test_causes_that_explain_a_rule_exist(code):
     rule = all_rules()[code]
     assert code not in rule.explained_by
     assert set(rule.explained_by) <= set(all_rules())
+
+
+def test_of_several_causes_the_earliest_comes_first():
+    causes = (2, 7, 1, 34, 13, 12, 5, 33, 37, 26, 8, 30, 27)
+    ranks = [all_rules()[f"BN{number:03}"].rank for number in causes]
+    assert ranks == sorted(ranks)
+    assert len(set(ranks)) == len(ranks)
+    assert max(ranks) < LAST
 
 
 def test_an_unknown_code_is_refused():

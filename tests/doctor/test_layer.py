@@ -64,3 +64,12 @@ def test_a_layer_is_found_in_its_checkpoint():
     (first, *_) = layers_of_checkpoint(model.state_dict())
     assert (first.name, first.kind, first.count) == ("1", "checkpoint", 60)
     assert torch.equal(first.mean, norms(model)[0].running_mean)
+
+
+def test_a_network_with_lazy_layers_is_not_run():
+    model = nn.Sequential(nn.LazyLinear(3), nn.BatchNorm1d(3))
+    assert diagnose(model).layers_seen == 1
+    with pytest.raises(
+        ValueError, match=r"diagnose: model expected initialized parameters, .* lazy 0.weight"
+    ):
+        diagnose(model, rows())

@@ -182,7 +182,7 @@ def _drop_explained(
             other
             for other in findings
             if other.code in rules[finding.code].explained_by
-            and other.severity != "info"
+            and (other.severity != "info" or (finding.severity == "info" and other.state == "confirmed"))
             and (other.layer is None or finding.layer in (None, other.layer))
         ]
         if causes:

@@ -6,16 +6,17 @@ gap is large is where the fault begins; exchanging its statistics for measured o
 it explains.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
 from batchnorm.doctor.gap import HARMFUL, Gap
 from batchnorm.doctor.judge import INFO_RATIO, WARN_RATIO
-from batchnorm.doctor.passes import Series
+from batchnorm.doctor.passes import Series, run_pass
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.report import LayerGap
 from batchnorm.records import Finding
-from batchnorm.surgery import LayerStatistics
+from batchnorm.surgery import LayerStatistics, swapped_statistics
 
 __all__ = ["explain"]
 
@@ -113,7 +114,19 @@ def _removed(patient: Patient, layer: str) -> float | None:
     if not 0 < before < math.inf:  # infinite where statistics are not finite
         return None
     statistics = _statistics(patient.training.series[layer])
-    return 1 - _excess(patient.prediction_gaps_with({layer: statistics})) / before
+    return 1 - _excess(_gaps_with(patient, layer, statistics)) / before
+
+
+def _gaps_with(patient: Patient, layer: str, statistics: LayerStatistics) -> dict[str, Gap]:
+    """Gaps in prediction if a layer had other statistics."""
+    assert patient.model is not None
+    with patient.lent() as loan, swapped_statistics(patient.model, {layer: statistics}):
+        loan.predict()
+        examined = run_pass(
+            patient.model, patient.by_name, lambda: patient.feed(patient.loader), patient.forward
+        )
+    swapped = dataclasses.replace(patient.by_name[layer], mean=statistics.mean, var=statistics.var)
+    return patient.gaps_in(examined, {**patient.by_name, layer: swapped})
 
 
 def _excess(gaps: Mapping[str, Gap]) -> float:

@@ -15,8 +15,18 @@ from torch import Tensor
 from batchnorm.doctor.layer import Layer, plain
 from batchnorm.doctor.passes import Series
 
-__all__ = ["HARMFUL", "LEAST_GAP", "Gap", "excess_of", "gap_of", "independence_by_chance", "independence_of"]
+__all__ = [
+    "HARMFUL",
+    "INFO_RATIO",
+    "LEAST_GAP",
+    "Gap",
+    "excess_of",
+    "gap_of",
+    "independence_by_chance",
+    "independence_of",
+]
 
+INFO_RATIO = 2.0  # from which a gap is worth a word: doctor-rules.md section 4, and docs/doctor.md
 LEAST_GAP = 0.1  # standard deviations of the output; a smaller gap does no harm whatever its ratio
 HARMFUL = 0.35  # excess of all layers together, from which accuracy suffers: docs/doctor.md
 

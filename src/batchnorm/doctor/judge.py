@@ -4,14 +4,14 @@ import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from batchnorm.doctor.gap import HARMFUL, Gap
+from batchnorm.doctor.gap import HARMFUL, INFO_RATIO, Gap
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import rounded
 from batchnorm.records import Finding
 
 __all__ = ["ERROR_RATIO", "INFO_RATIO", "WARN_RATIO", "by_gap", "confirmed", "gravity", "withdrawn"]
 
-INFO_RATIO, WARN_RATIO, ERROR_RATIO = 2.0, 4.0, 8.0  # doctor-rules.md section 4, and docs/doctor.md
+WARN_RATIO, ERROR_RATIO = 4.0, 8.0  # as INFO_RATIO
 
 
 def gravity(patient: Patient, gap: Gap) -> str | None:
@@ -52,7 +52,9 @@ def by_gap(patient: Patient, finding: Finding, least: float = INFO_RATIO) -> Fin
     """
     gap = None if finding.layer is None else patient.gaps.get(finding.layer)
     if gap is None:
-        return finding
+        if finding.layer is None or patient.reads(finding.layer):
+            return finding
+        return withdrawn(finding, "prediction does not read its statistics")
     if gap.reaches(least):
         return confirmed(finding, {"gap_ratio": gap.ratio})
     return withdrawn(

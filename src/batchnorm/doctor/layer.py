@@ -19,11 +19,11 @@ __all__ = [
     "Layer",
     "channels_first",
     "is_locked",
+    "is_ours",
     "layers_of_checkpoint",
     "layers_of_model",
     "learns",
     "plain",
-    "skips_repetition",
 ]
 
 TorchBatchNorm = nn.modules.batchnorm._BatchNorm
@@ -86,11 +86,12 @@ class Layer:
     def was_trained(self) -> bool:
         """Whether weight or bias moved away from where they start.
 
-        They start from (1, 0), or from a weight drawn around 1, as recipes for generators do.
+        They start from (1, 0), or from a weight drawn around 1, as recipes for generators do, or from a
+        weight of 0, as the last layer of a residual branch.
         """
         if self.bias is not None and (self.bias != 0).any():
             return True
-        if self.weight is None:
+        if self.weight is None or not self.weight.any():
             return False
         off = plain(self.weight) - 1
         drawn = off.numel() > 1 and off.mean().abs() < off.std() < DRAWN
@@ -125,8 +126,8 @@ def learns(module: nn.Module) -> bool:
     return module.training and not _has(module, Frozen)
 
 
-def skips_repetition(module: nn.Module | None) -> bool:
-    """Whether a forward that activation checkpointing repeats leaves the running statistics alone."""
+def is_ours(module: nn.Module | None) -> bool:
+    """Whether it is a layer of this package, which keeps its statistics in float32 and out of repetitions."""
     return isinstance(module, OURS)
 
 

@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +14,8 @@ from torch import Tensor, nn
 from batchnorm.doctor.layer import Layer, TorchBatchNorm, channels_first, learns
 
 __all__ = ["Call", "Moments", "Observer", "moments"]
+
+OWN = ("torch", "batchnorm")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -107,7 +111,8 @@ class Observer:
 
     Attributes:
         calls: In the order they happened.
-        strangers: Class names of batch-norm layers that ran but are not in the module tree.
+        strangers: Class names of batch-norm layers that ran but are not in the module tree, by the line of
+            code that called them.
         forwards: Forwards of the model so far.
         inputs: Moments of the first input of each, where that is ``(N, C, …)``.
     """
@@ -120,7 +125,7 @@ class Observer:
     ) -> None:
         self.model, self.layers, self.look = model, layers, look
         self.calls: list[Call] = []
-        self.strangers: list[str] = []
+        self.strangers: dict[str, str] = {}
         self.forwards = 0
         self.inputs: list[Moments] = []
 
@@ -133,7 +138,7 @@ class Observer:
         def stranger(module: nn.Module, args: Any) -> None:
             ours = threading.get_ident() == main  # another thread's models are none of our business
             if ours and isinstance(module, TorchBatchNorm) and id(module) not in known:
-                self.strangers.append(type(module).__name__)
+                self.strangers[_line()] = type(module).__name__
 
         with contextlib.ExitStack() as stack:
             stack.callback(self.model.register_forward_pre_hook(self._begin, prepend=True).remove)
@@ -175,6 +180,14 @@ class Observer:
                 self.look(layer.name, input.detach())
 
         return before
+
+
+def _line() -> str:
+    """File and line of the code that runs, outside of torch and of this package."""
+    frame = sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in OWN:
+        frame = frame.f_back
+    return f"{Path(frame.f_code.co_filename).name}, line {frame.f_lineno}"
 
 
 def _fits(input: Tensor) -> bool:

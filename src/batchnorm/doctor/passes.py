@@ -54,14 +54,14 @@ class Pass:
 
     Attributes:
         batches: The calls of layers, batch by batch, in order.
-        strangers: Classes of batch-norm layers that are not in the module tree.
+        strangers: Classes of batch-norm layers that are not in the module tree, by the line that calls them.
         refused: Layers that were given one value per channel in training, with the input's shape.
         inputs: Moments of the model's own inputs.
         moving: Whether the weights moved from batch to batch, and the layers' inputs with them.
     """
 
     batches: tuple[tuple[Call, ...], ...]
-    strangers: tuple[str, ...]
+    strangers: Mapping[str, str]
     refused: Mapping[str, tuple[int, ...]]
     inputs: tuple[Moments, ...] = ()
     moving: bool = False
@@ -90,6 +90,17 @@ class Pass:
     def input_series(self) -> Series | None:
         """Of the model's own inputs; None where they have no channels, or not always the same."""
         return _series(self.inputs) if len({m.mean.shape for m in self.inputs}) == 1 else None
+
+    def worth(self, layer: str) -> float:
+        """Independent values per channel that a batch has: on maps, whose pixels are alike, fewer than all.
+
+        The variance within batches over that of their means, where there are batches enough to tell.
+        """
+        series = self.series[layer]
+        count, items = float(series.count.median()), float(series.items.median())
+        if count <= items or self.moving or not self.has_enough():
+            return count
+        return min(count, float((series.within / series.mean.var(0)).nanmedian()))
 
     def has_enough(self) -> bool:
         """Whether there are batches enough to judge their spread."""
@@ -156,8 +167,7 @@ def run_pass(
                 refused[single.layer] = single.shape
                 continue
             batches.append(tuple(observer.calls))
-        strangers = tuple(dict.fromkeys(observer.strangers))
-        return Pass(tuple(batches), strangers, refused, tuple(observer.inputs))
+        return Pass(tuple(batches), observer.strangers, refused, tuple(observer.inputs))
 
 
 def _single(calls: list[Call]) -> Call | None:

@@ -7,23 +7,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from batchnorm.doctor.exported import ExportedNorm
-from batchnorm.doctor.gap import Gap, excess_of, gap_of
+from batchnorm.doctor.gap import INFO_RATIO, Gap, excess_of, gap_of
 from batchnorm.doctor.graph import Graph, trace
 from batchnorm.doctor.guard import Loan, untouched
 from batchnorm.doctor.layer import Layer, layers_of_checkpoint, layers_of_model
-from batchnorm.doctor.observe import Call, Observer
+from batchnorm.doctor.observe import Call
 from batchnorm.doctor.passes import Pass, run_pass
 from batchnorm.doctor.settings import Settings
-from batchnorm.surgery import LayerStatistics, swapped_statistics
-from batchnorm.surgery.equivalence import tensors_in
+from batchnorm.doctor.step import calls_of_step
 from batchnorm.surgery.feed import Feed
 from batchnorm.surgery.population import device_of
 
-__all__ = ["Patient", "UnavailableError", "floats_in"]
+__all__ = ["Patient", "UnavailableError"]
 
 
 class UnavailableError(Exception):
@@ -57,6 +56,10 @@ class Patient:
             self.layers = layers_of_checkpoint(self.state or {})
         else:
             self.layers = layers_of_model(self.model)
+        if self.lazy is not None and self.loader is not None:
+            raise ValueError(
+                f"diagnose: model expected initialized parameters, to be run on data, got lazy {self.lazy}"
+            )
         self.by_name = {layer.name: layer for layer in self.layers}
 
     # Without data
@@ -66,10 +69,16 @@ class Patient:
         """Whether it is being trained, as far as can be seen."""
         return self.settings.optimizer is not None or (self.model is not None and self.model.training)
 
+    @property
+    def lazy(self) -> str | None:
+        """A parameter that the model's first call makes; None if all are there."""
+        named = () if self.model is None else self.model.named_parameters()
+        return next((name for name, value in named if is_lazy(value)), None)
+
     @cached_property
     def graph(self) -> Graph | None:
         """The traced model; None without a model or where torch.fx cannot trace it."""
-        if self.model is None:
+        if self.model is None or self.lazy is not None:
             return None
         with self.lent():
             return trace(self.model, self.layers)
@@ -108,9 +117,10 @@ class Patient:
         """Gap of the layers that normalize with the batch in training, each with layers before it sound.
 
         In training mode a layer's input does not depend on the statistics that layers before it
-        store, so a layer is not blamed for an earlier one.
+        store, so a layer is not blamed for an earlier one. Nor is one whose statistics nobody reads.
         """
-        return self._gaps(self.training)
+        found = self.gaps_in(self.training)
+        return {name: gap for name, gap in found.items() if not gap.reaches(INFO_RATIO) or self.reads(name)}
 
     @cached_property
     def excess(self) -> float:
@@ -120,24 +130,34 @@ class Patient:
     @cached_property
     def prediction_gaps(self) -> dict[str, Gap]:
         """The same as prediction meets them: with all layers at their stored statistics."""
-        return self._gaps(self.prediction)
+        return self.gaps_in(self.prediction)
 
-    def prediction_gaps_with(self, statistics: Mapping[str, LayerStatistics]) -> dict[str, Gap]:
-        """Gaps in prediction if some layers had other statistics."""
-        assert self.model is not None
-        with self.lent() as loan, swapped_statistics(self.model, statistics):
-            loan.predict()
-            examined = run_pass(self.model, self.by_name, lambda: self.feed(self.loader), self.forward)
-        swapped = {
-            name: dataclasses.replace(self.by_name[name], mean=new.mean, var=new.var)
-            for name, new in statistics.items()
-        }
-        return self._gaps(examined, {**self.by_name, **swapped})
+    def reads(self, name: str) -> bool:
+        """Whether prediction normalizes with a layer's statistics; True where that cannot be seen."""
+        try:
+            batches = self.prediction.batches
+        except UnavailableError:
+            return True
+        return any(call.layer == name and not call.training for batch in batches for call in batch)
+
+    def gaps_in(self, examined: Pass, layers: Mapping[str, Layer] | None = None) -> dict[str, Gap]:
+        """Gaps on what a pass showed, of the layers as they are or as given."""
+        found = {}
+        layers = layers or self.by_name
+        # A frozen layer predicts as it trains, so it has no gap.
+        trains = {call.layer for batch in self.training.batches for call in batch if call.training}
+        for name, series in examined.series.items():
+            layer = layers[name]
+            judged = name in trains and layer.normalizes_batches and not layer.is_fresh()
+            gap = gap_of(layer, series) if judged else None
+            if gap is not None:
+                found[name] = gap
+        return found
 
     @cached_property
     def step(self) -> tuple[Call, ...]:
         """The calls of a training step, backward included; those before its error if it fails."""
-        return self._step(self.first_batch)
+        return calls_of_step(self, self.first_batch)
 
     @cached_property
     def first_batch(self) -> Any:
@@ -181,40 +201,3 @@ class Patient:
         if not found.batches and not found.refused:
             raise ValueError("diagnose: loader expected one batch or more, got none")
         return found
-
-    def _gaps(self, examined: Pass, layers: Mapping[str, Layer] | None = None) -> dict[str, Gap]:
-        found = {}
-        layers = layers or self.by_name
-        # A frozen layer predicts as it trains, so it has no gap.
-        trains = {call.layer for batch in self.training.batches for call in batch if call.training}
-        for name, series in examined.series.items():
-            layer = layers[name]
-            judged = name in trains and layer.normalizes_batches and not layer.is_fresh()
-            gap = gap_of(layer, series) if judged else None
-            if gap is not None:
-                found[name] = gap
-        return found
-
-    def _step(self, batch: Any) -> tuple[Call, ...]:
-        assert self.model is not None
-        with self.lent() as loan, torch.enable_grad():
-            loan.train()
-            with Observer(self.model, self.by_name).hooked() as observer:
-                with contextlib.suppress(RuntimeError, ValueError, TypeError):
-                    self._run_step(batch)
-                return tuple(observer.calls)
-
-    def _run_step(self, batch: Any) -> None:
-        assert self.model is not None
-        if self.settings.step_fn is not None:
-            self.settings.step_fn(self.model, batch)
-            return
-        outputs = list(floats_in(self.forward(self.model, batch)))
-        total = sum(o.float().sum() for o in outputs if o.requires_grad)
-        if isinstance(total, Tensor):
-            total.backward()  # type: ignore[no-untyped-call]
-
-
-def floats_in(value: object) -> Iterator[Tensor]:
-    """All floating tensors in nested outputs."""
-    return (tensor for tensor in tensors_in(value) if tensor.is_floating_point())

@@ -1,13 +1,13 @@
 """What the doctor is told about the training beside model and data."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["GOALS", "Settings"]
+__all__ = ["GOALS", "Settings", "belongs"]
 
 GOALS = ("train", "predict", "fold", "export")
 
@@ -29,6 +29,7 @@ class Settings:
         goal: What comes next: ``train``, ``predict``, ``fold`` or ``export``; None if open.
         target_loader: Batches of the domain it will be used on.
         checkpoint: The state dict that was loaded into the model.
+        made_anew: Names of modules that the checkpoint lacks on purpose, as a new head.
         source_eps: What eps was where the weights come from: one number or by layer name.
         steps: Optimizer steps of the whole training.
         accumulation: Micro-batches per optimizer step.
@@ -55,6 +56,7 @@ class Settings:
     goal: str | None = None
     target_loader: Any = None
     checkpoint: Mapping[str, Tensor] | None = None
+    made_anew: Sequence[str] = ()
     source_eps: float | Mapping[str, float] | None = None
     steps: int | None = None
     accumulation: int = 1
@@ -83,3 +85,8 @@ class Settings:
         for name in ("accumulation", "replicas", "ranks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"diagnose: {name} expected 1 or more, got {getattr(self, name)}")
+
+
+def belongs(layer: str, modules: Iterable[str]) -> bool:
+    """Whether a layer is one of these modules, or in one; all by name."""
+    return any(layer == module or layer.startswith(f"{module}.") for module in modules)

@@ -127,7 +127,7 @@ class Watch:
         assert self._observer is not None
         seen = Pass(
             tuple(self._batches),
-            tuple(self._observer.strangers),
+            self._observer.strangers,
             {},
             tuple(self._observer.inputs),
             moving=True,

@@ -30,14 +30,58 @@ def test_fires_on_a_checkpoint_alone(whole):
     whole(diagnose(reset(trained()).state_dict()))
 
 
+def untrained(steps):
+    """A layer with nothing to train, whose network made so many steps beside it."""
+    model = nn.Sequential(nn.BatchNorm1d(3, affine=False), nn.Linear(3, 1))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    for _ in range(steps):
+        model[1](torch.ones(2, 3)).sum().backward()
+        optimizer.step()
+    return model, optimizer
+
+
+def test_fires_on_a_layer_without_weight_after_a_step(whole):
+    model, optimizer = untrained(1)
+    whole(diagnose(model, optimizer=optimizer))
+
+
+def test_is_silent_on_a_layer_without_weight_before_the_first_step():
+    model, optimizer = untrained(0)
+    assert diagnose(model, optimizer=optimizer).findings == ()
+
+
 def test_is_silent_on_a_fresh_layer():
     assert diagnose(nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1))).findings == ()
+
+
+class Auxiliary(nn.Module):
+    """With a head that never runs, whose weight only decayed."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = trained(), nn.BatchNorm1d(4)
+        nn.init.constant_(self.head.weight, 0.9)
+
+    def forward(self, x):
+        return self.body(x)
+
+
+def test_is_withdrawn_on_a_head_that_never_runs():
+    report = diagnose(Auxiliary(), batches())
+    assert report.findings == ()
+    assert [(f.code, f.layer) for f in report.withdrawn] == [("BN001", "head")]
 
 
 def test_is_silent_on_a_weight_drawn_around_one():
     torch.manual_seed(0)
     model = nn.Sequential(nn.BatchNorm1d(16), nn.Linear(16, 1))
     nn.init.normal_(model[0].weight, 1.0, 0.02)
+    assert diagnose(model).findings == ()
+
+
+def test_is_silent_on_a_weight_of_zero_at_the_start():
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1))
+    nn.init.zeros_(model[0].weight)
     assert diagnose(model).findings == ()
 
 

@@ -6,13 +6,13 @@ from torch import nn
 
 from batchnorm import BatchNorm1d
 from batchnorm.doctor import diagnose
-from tests.doctor.networks import batches, fresh, train, trained
+from tests.doctor.networks import batches, dense_net, fresh, rows, train, trained
 from tests.doctor.rules.mending import mend
 
 
-def poisoned(norm=nn.BatchNorm2d, **options):
-    """One step with an infinite value, then clean ones, as when a loss scaler skips the step."""
-    model, data = fresh(norm, **options), batches()
+def poisoned():
+    """A forward with an infinite value, of a step that a loss scaler would skip."""
+    model, data = fresh(), batches()
     broken = data[0][0].clone()
     broken[0, 0, 0, 0] = math.inf
     with torch.no_grad():
@@ -45,17 +45,46 @@ def test_fires_on_weights_and_offers_no_cure(whole):
     whole(report)
 
 
-def test_is_silent_with_the_guarded_layer():
-    class Guarded(BatchNorm1d):
-        pass
-
-    model = nn.Sequential(nn.Linear(3, 3), BatchNorm1d(3, nonfinite="skip"), nn.Linear(3, 1))
+def test_fires_after_two_thousand_clean_batches():
+    model, broken = dense_net(), rows()[0].clone()
+    broken[0, 0] = math.inf
     with torch.no_grad():
-        model(torch.full((4, 3), math.inf))
-    train_batches = [torch.randn(32, 3) for _ in range(60)]
-    for batch in train_batches:
-        model(batch)
-    assert "BN002" not in diagnose(model).codes
+        for row in [broken, *rows() * 100]:
+            model(row)
+    assert diagnose(model, rows()).codes == ("BN002",)
+
+
+def test_fires_first_on_the_layer_that_runs_first():
+    class Backwards(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.second, self.first = nn.BatchNorm1d(4), nn.BatchNorm1d(4)
+
+        def forward(self, x):
+            return self.second(self.first(x)).tanh()
+
+    model = Backwards()
+    model.first.running_var[2:] = math.nan
+    model.second.running_mean[0] = math.nan
+    first, second, *_ = diagnose(model, rows()).findings
+    assert [(f.code, f.layer) for f in (first, second)] == [("BN002", "first"), ("BN002", "second")]
+    assert "running_var in channels 2, 3." in first.message
+
+
+def test_is_silent_with_the_guarded_layer_and_a_step_that_the_scaler_skips():
+    model = nn.Sequential(
+        nn.Linear(4, 6, bias=False), BatchNorm1d(6, nonfinite="skip"), nn.ReLU(), nn.Linear(6, 2)
+    )
+    optimizer, data = torch.optim.SGD(model.parameters(), 0.1), rows(number=60)
+    data[30] = data[30] * math.inf
+    scaler = torch.amp.GradScaler("cpu")
+    for row in data:
+        optimizer.zero_grad()
+        scaler.scale(model(row).square().mean()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert scaler.get_scale() == 2**15  # halved once: the step was skipped
+    assert diagnose(model).findings == ()
 
 
 def test_is_silent_on_a_variance_that_rounds_to_zero():

@@ -2,7 +2,7 @@ import torch
 from torch import nn
 
 from batchnorm.doctor import diagnose
-from tests.doctor.networks import batches, trained
+from tests.doctor.networks import batches, fresh, train, trained
 from tests.doctor.rules.mending import mend
 
 
@@ -21,6 +21,14 @@ def test_fires_on_one_wild_image(whole):
     whole(report)
 
 
+def test_fires_on_one_wild_image_of_64():
+    data = batches(64, 10)
+    model, x = train(fresh(), data, 3), data[0][0].clone()
+    x[0] *= 100
+    model(x)
+    assert diagnose(model, data).codes == ("BN003",)
+
+
 def test_fires_on_a_wild_batch(whole):
     report = diagnose(outlier(1000.0, whole=True), batches())
     assert report.codes == ("BN003",)
@@ -35,6 +43,12 @@ def test_fires_as_a_hint_without_data(whole):
 
 def test_is_silent_on_a_healthy_network():
     assert diagnose(trained(), batches()).findings == ()
+
+
+def test_is_silent_without_data_on_a_layer_with_channels_that_are_nearly_dead():
+    layer = nn.BatchNorm1d(5)
+    layer.running_var.copy_(torch.tensor([1e-6, 1e-6, 1e-6, 0.5, 0.5]))
+    assert diagnose(layer.state_dict(), rules=["BN003"]).findings == ()
 
 
 def test_is_silent_without_data_on_a_batch_that_was_scaled():

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 
@@ -18,7 +19,10 @@ def dead():
 
 
 def test_fires_on_a_channel_that_was_zero(whole):
-    report = diagnose(dead())
+    model = dead()
+    assert model[0].running_var[2].item() == pytest.approx(7e-10, rel=0.02)
+    assert model[0].eval()(torch.full((1, WIDTH), 0.5))[0, 2].item() == pytest.approx(158, abs=0.5)
+    report = diagnose(model.train())
     assert report.codes == ("BN004",)
     assert report.findings[0].severity == "warn"
     whole(report)

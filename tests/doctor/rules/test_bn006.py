@@ -8,10 +8,10 @@ from tests.doctor.rules.mending import mend
 
 
 def averaging(count=0):
-    """Cumulative statistics from 50 batches with mean 5, the counter lost."""
+    """Cumulative statistics from 1000 batches with mean 5, the counter lost."""
     model = nn.Sequential(nn.BatchNorm1d(4, momentum=None), nn.Linear(4, 1))
     with torch.no_grad():
-        for row in rows(number=50):
+        for row in rows(number=1000):
             model(row + 5)
     model[0].num_batches_tracked.fill_(count)
     return model
@@ -45,7 +45,7 @@ def test_fires_on_a_counter_left_out_of_the_average(whole):
     whole(diagnose(model, averaged_from=trained(), rules=["BN006"]))
 
 
-@pytest.mark.parametrize("model", [lambda: averaging(50), trained, lambda: nn.BatchNorm1d(3)])
+@pytest.mark.parametrize("model", [lambda: averaging(1000), trained, lambda: nn.BatchNorm1d(3)])
 def test_is_silent_on_a_counter_that_fits(model):
     assert "BN006" not in diagnose(model()).codes
 

@@ -1,10 +1,11 @@
 import pytest
 import torch
-from torch.optim.swa_utils import AveragedModel
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, update_bn
 
 from batchnorm import recalibrate
 from batchnorm.doctor import diagnose
-from tests.doctor.networks import batches, trained
+from tests.doctor.networks import batches, rows, trained
 
 
 def averaged():
@@ -46,6 +47,16 @@ def test_fires_as_an_error_on_update_bn_with_a_frozen_layer(whole):
     whole(report)
 
 
+def test_fires_on_what_update_bn_does_to_a_frozen_layer():
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 1))
+    model[0].running_mean.fill_(3.0)
+    model[0].num_batches_tracked.fill_(1000)
+    model[0].eval()
+    assert diagnose(model, averaging="update_bn").codes == ("BN009",)
+    update_bn([row + 7.2 for row in rows()], model)
+    torch.testing.assert_close(model[0].running_mean, torch.full((4,), 7.2), atol=0.1, rtol=0)
+
+
 def test_is_silent_on_an_average_that_was_recalibrated():
     model = averaged()
     recalibrate(model, batches())
@@ -54,4 +65,4 @@ def test_is_silent_on_an_average_that_was_recalibrated():
 
 
 def test_is_silent_without_batch_norm():
-    assert diagnose(torch.nn.Linear(2, 2), averaging="parameters").findings == ()
+    assert diagnose(nn.Linear(2, 2), averaging="parameters").findings == ()

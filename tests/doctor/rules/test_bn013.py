@@ -34,6 +34,12 @@ def test_fires_on_an_eps_that_is_nearly_zero(whole):
     whole(diagnose(layer(1.0, 1e-12)))
 
 
+@pytest.mark.parametrize("var", [9.9e-3, 1.01e-2])
+def test_fires_on_an_eps_above_a_tenth_of_the_median_variance(var):
+    report = diagnose(layer(var, 1e-3))
+    assert [(f.code, f.severity) for f in report.findings] == [("BN013", "info")] * (var < 1e-2)
+
+
 def test_is_silent_where_variances_are_far_above():
     report = diagnose(layer(1.0, 1e-3), source_eps=1e-5)
     assert [(f.code, f.severity) for f in report.findings] == [("BN013", "info")]  # 0.05 percent

@@ -1,8 +1,9 @@
 import pytest
+import torch
 from torch import nn
 
 from batchnorm.doctor import diagnose
-from tests.doctor.networks import batches, fresh, train
+from tests.doctor.networks import batches, fresh, rows, train
 from tests.doctor.rules.mending import mend
 
 
@@ -15,6 +16,14 @@ def test_fires_on_a_layer_without(goal, severity, whole):
     report = diagnose(untracked().eval(), batches(), goal=goal)
     assert (report.codes, report.severity) == (("BN014",), severity)
     whole(report)
+
+
+def test_fires_where_one_row_cannot_be_scored():
+    model = nn.Sequential(nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 1)).eval()
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        model(torch.ones(1, 4))
+    report = diagnose(model, rows(), predict_fn=lambda model, batch: model(batch[:1]))
+    assert report.codes == ("BN014",)
 
 
 def test_is_silent_on_instance_norm():

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 
@@ -25,9 +26,12 @@ def test_is_silent_before_frozen_batch_norm():
     assert diagnose(model).findings == ()
 
 
-def test_is_silent_with_a_pool_between_or_another_user():
-    assert diagnose(biased(nn.AvgPool2d(2))).findings == ()
+@pytest.mark.parametrize("between", [nn.AvgPool2d(2), nn.ZeroPad2d(1)])
+def test_is_silent_with_a_pool_or_padding_between(between):
+    assert diagnose(biased(between)).findings == ()
 
+
+def test_is_silent_with_another_user_of_the_convolution():
     class Shared(nn.Module):
         def __init__(self):
             super().__init__()
@@ -37,7 +41,12 @@ def test_is_silent_with_a_pool_between_or_another_user():
             y = self.conv(x)
             return (self.norm(y) + y).relu()
 
+    class Twice(Shared):
+        def forward(self, x):
+            return (self.norm(self.conv(x)) + self.conv(x)).relu()
+
     assert diagnose(Shared()).findings == ()
+    assert diagnose(Twice()).findings == ()
 
 
 def test_a_forward_that_cannot_be_traced_hides_only_itself():

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 
@@ -14,7 +15,7 @@ def drawn(mean, std):
 
 
 def test_fires_on_a_weight_drawn_around_zero(whole):
-    report = diagnose(drawn(0.0, 0.02), rules=["BN017"])
+    report = diagnose(drawn(0.0, 0.02))
     assert report.codes == ("BN017",)
     whole(report)
 
@@ -28,11 +29,18 @@ def test_fires_on_a_trained_layer_with_weight_zero(whole):
 def test_is_silent_on_zero_at_the_start():
     model = fresh()
     nn.init.zeros_(model[7].weight)  # as the last of a residual branch
-    assert "BN017" not in diagnose(model).codes
+    assert diagnose(model).findings == ()
 
 
 def test_is_silent_on_a_weight_drawn_around_one():
-    assert "BN017" not in diagnose(drawn(1.0, 0.02)).codes
+    assert diagnose(drawn(1.0, 0.02)).findings == ()
+
+
+@pytest.mark.parametrize("size", [0.09, 0.11])
+def test_the_limit_is_a_median_of_a_tenth(size):
+    model = drawn(1.0, 0.0)
+    nn.init.constant_(model[0].weight, size)
+    assert ("BN017" in diagnose(model).codes) == (size < 0.1)
 
 
 def test_mending_starts_from_one():

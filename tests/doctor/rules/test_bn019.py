@@ -1,3 +1,5 @@
+import inspect
+
 import torch
 from torch import nn
 
@@ -19,6 +21,8 @@ class Inside(nn.Module):
 def test_fires_on_a_layer_made_in_the_forward(whole):
     report = diagnose(Inside(), rows())
     assert report.codes == ("BN019",)
+    line = inspect.getsourcelines(Inside.forward)[1] + 1
+    assert f"(test_bn019.py, line {line})" in report.findings[0].message
     whole(report)
 
 
@@ -36,6 +40,12 @@ def test_is_silent_on_frozen_weights_left_out():
     model[4].requires_grad_(False)
     model[4].eval()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+    assert diagnose(model, optimizer=optimizer).findings == ()
+
+
+def test_is_silent_on_lazy_layers_before_their_first_call():
+    model = nn.Sequential(nn.LazyConv2d(4, 3, bias=False), nn.LazyBatchNorm2d(), nn.ReLU())
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
     assert diagnose(model, optimizer=optimizer).findings == ()
 
 

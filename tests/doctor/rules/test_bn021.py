@@ -46,12 +46,26 @@ def test_is_silent_on_dropout_after_it():
     assert diagnose(model, DATA).findings == ()
 
 
-def test_is_silent_behind_another_layer():
+def test_is_silent_on_dropout_that_drops_nothing():
     model = run(nn.Dropout(0.0), nn.BatchNorm1d(4), nn.Linear(4, 1))
     assert diagnose(model, DATA).findings == ()
 
 
 def test_is_withdrawn_where_the_noise_is_lost_in_a_wide_layer():
+    torch.manual_seed(0)
+    wide = nn.Linear(256, 4, bias=False)
+    nn.init.uniform_(wide.weight, 0.0, 1.0)
+    model = nn.Sequential(nn.Dropout(0.5), wide, nn.BatchNorm1d(4), nn.Tanh())
+    data = [row[:, :1] + 0.3 * row for row in rows(64, width=256)]
+    with torch.no_grad():
+        for row in data * 3:
+            model(row)
+    report = diagnose(model, data)
+    assert report.findings == ()
+    assert [f.code for f in report.withdrawn] == ["BN021"]
+
+
+def test_is_withdrawn_at_a_small_rate():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Dropout(0.02), nn.BatchNorm1d(4), nn.Linear(4, 1))
     data = rows(64)

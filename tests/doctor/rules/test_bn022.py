@@ -6,6 +6,7 @@ from batchnorm.doctor import diagnose
 def test_fires_on_a_last_layer(whole):
     report = diagnose(nn.Sequential(nn.Linear(3, 3, bias=False), nn.BatchNorm1d(3)))
     assert [(f.code, f.severity) for f in report.findings] == [("BN022", "info")]
+    assert "Right for an embedding, wrong for a regression." in report.findings[0].message
     whole(report)
 
 

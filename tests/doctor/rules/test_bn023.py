@@ -23,6 +23,15 @@ class Outside(Maximum):
         return (x - self.running_mean.view(shape)) * scale.view(shape) + self.bias.view(shape)
 
 
+class Divided(Maximum):
+    """Statistics to be divided by a scale factor."""
+
+    def forward(self, x):
+        shape = (1, -1, 1, 1)
+        scale = self.weight / (self.running_var / 4 + self.eps).sqrt()
+        return (x - self.running_mean.view(shape) / 4) * scale.view(shape) + self.bias.view(shape)
+
+
 class Activated(nn.BatchNorm2d):
     """With a leaky ReLU of its own."""
 
@@ -68,6 +77,7 @@ class Renormalized(nn.BatchNorm2d):
     [
         (Maximum, "the larger of var and eps"),
         (Outside, "eps outside the root"),
+        (Divided, "a scale of 169 at variance 0.0001 where torch's has 95.35"),
         (Activated, "an activation: negative outputs are multiplied by 0.01"),
         (Absolute, "the size of the weight"),
         (Biased, "it stores the biased variance"),
@@ -76,7 +86,7 @@ class Renormalized(nn.BatchNorm2d):
 )
 def test_fires_on(layer, words, whole):
     report = diagnose(nn.Sequential(layer(3), nn.ReLU()))
-    assert report.codes == ("BN023",)
+    assert (report.codes, report.severity) == (("BN023",), "info")
     assert words in report.findings[0].message
     whole(report)
 
@@ -95,6 +105,12 @@ def test_is_silent_on_a_subclass_that_only_shows_itself_otherwise():
             return super().forward(x)
 
     assert diagnose(nn.Sequential(Named(3), Same(3), nn.ReLU())).findings == ()
+
+
+def test_is_silent_on_instance_norm_with_statistics_and_on_a_spectral_norm():
+    conv = nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 3, 1))
+    model = nn.Sequential(conv, nn.InstanceNorm2d(3, track_running_stats=True), nn.ReLU())
+    assert diagnose(model).findings == ()
 
 
 def test_is_silent_on_fixed_layers_of_other_libraries():

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from batchnorm.doctor import diagnose
-from tests.doctor.networks import batches, by_class, fresh, train, trained
+from tests.doctor.networks import batches, by_class, dense_net, fresh, rows, train, trained
 
 
 def test_fires_on_one_class_a_batch(whole):
@@ -11,6 +11,13 @@ def test_fires_on_one_class_a_batch(whole):
     assert report.codes == ("BN026",)
     assert report.findings[0].severity == "error"
     whole(report)
+
+
+@pytest.mark.parametrize(("spread", "severity"), [(0.2, None), (0.4, "warn"), (1.0, "error")])
+def test_fires_by_how_much_batches_differ(spread, severity):
+    generator = torch.Generator().manual_seed(0)
+    data = [row + spread * torch.randn(1, 4, generator=generator) for row in rows(32)]
+    assert diagnose(dense_net(), data, rules=["BN026"]).severity == severity
 
 
 @pytest.mark.parametrize("size", [2, 8, 64])

@@ -35,6 +35,20 @@ def test_fires_on_padding_in_the_statistics(whole):
     whole(report)
 
 
+def test_fires_on_two_sequences_of_which_one_is_padded():
+    x, lengths = torch.tensor([[[2.0, 4.0, 2.0, 4.0]], [[3.0, 0.0, 0.0, 0.0]]]), torch.tensor([4, 1])
+    assert (x.mean().item(), torch.cat([x[0, 0], x[1, 0, :1]]).mean().item()) == (1.875, 3.0)
+    model = nn.Sequential(nn.BatchNorm1d(1), nn.Tanh())
+    report = diagnose(model, [(x, lengths)] * 8, lengths_fn=lambda batch: batch[1])
+    assert report.codes == ("BN025", "BN028")  # eight values are few, besides
+
+
+def test_is_silent_on_packed_sequences():
+    data = [torch.randn(7, 2, generator=torch.Generator().manual_seed(0))] * 8
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.Tanh())
+    assert diagnose(model, data, lengths_fn=lambda batch: LENGTHS, rules=["BN028"]).findings == ()
+
+
 def test_fires_and_names_a_convolution_that_reaches_in(whole):
     torch.manual_seed(0)
     model = nn.Sequential(nn.BatchNorm1d(2), nn.Conv1d(2, 2, 3, padding=1), nn.BatchNorm1d(2), nn.Tanh())

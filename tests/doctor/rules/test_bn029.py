@@ -41,6 +41,15 @@ def test_fires_behind_a_linear_layer_of_the_same_size(whole):
     whole(diagnose(model, sequences(), rules=["BN029"]))
 
 
+def test_fires_behind_a_fresh_embedding_whose_signal_is_weak():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(50, 20), nn.BatchNorm1d(20), nn.Tanh())
+    words = [torch.randint(0, 50, (64, 20)) for _ in range(8)]
+    report = diagnose(model, words, rules=["BN029"])
+    assert report.codes == ("BN029",)
+    assert report.findings[0].evidence["last_axis"] < 0.05
+
+
 def test_is_silent_on_a_convolution():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv1d(20, 20, 1, bias=False), nn.BatchNorm1d(20), nn.Tanh())

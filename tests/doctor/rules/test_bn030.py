@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from batchnorm.doctor import diagnose
@@ -9,6 +10,17 @@ def test_fires_on_shifted_inputs(whole):
     report = diagnose(trained(), batches(), target_loader=[(x * 4, y) for x, y in batches(seed=5)])
     assert [(f.code, f.severity) for f in report.findings] == [("BN030", "info")]
     whole(report)
+
+
+def test_fires_on_inputs_plus_one_and_a_half():
+    report = diagnose(trained(), batches(), target_loader=batches(seed=5, shift=1.5))
+    assert [(f.code, f.severity) for f in report.findings] == [("BN030", "info")]
+
+
+@pytest.mark.parametrize(("size", "codes"), [(31, ()), (32, ("BN030",))])
+def test_is_silent_on_a_tiny_target_batch(size, codes):
+    x, y = batches(32, 1, shift=1.5)[0]
+    assert diagnose(trained(), batches(), target_loader=[(x[:size], y[:size])]).codes == codes
 
 
 def test_fires_and_asks_for_the_preprocessing(whole):

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 
@@ -13,6 +14,12 @@ def test_fires_on_evaluation_in_training_mode(whole):
     report = diagnose(trained(), batches(8), predict_fn=predict)
     assert report.codes == ("BN032",)
     whole(report)
+
+
+@pytest.mark.parametrize("size", [8, 128])
+def test_fires_whatever_the_batch_size(size):
+    report = diagnose(trained(), batches(size, 10), predict_fn=predict)
+    assert report.codes == ("BN032",)
 
 
 def test_fires_on_evaluation_that_moves_statistics(whole):
@@ -40,13 +47,23 @@ def test_is_silent_in_prediction_mode():
     assert diagnose(trained().eval(), batches(8), predict_fn=predict).findings == ()
 
 
+def with_dropout():
+    return nn.Sequential(nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2))
+
+
+def evaluated(model):
+    data = [x.flatten(1) for x, _ in batches(8)]
+    return diagnose(model, data, predict_fn=lambda model, x: model(x), rules=["BN032"])
+
+
+def test_fires_on_training_mode_beside_dropout(whole):
+    whole(evaluated(with_dropout()))
+
+
 def test_is_silent_about_dropout_left_on():
-    model = nn.Sequential(nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2))
+    model = with_dropout()
     model[1].eval()
-    report = diagnose(
-        model, [x.flatten(1) for x, _ in batches(8)], predict_fn=lambda m, x: m(x), rules=["BN032"]
-    )
-    assert report.findings == ()
+    assert evaluated(model).findings == ()
 
 
 def test_is_silent_where_evaluation_sets_its_mode():

@@ -1,7 +1,8 @@
+import torch
 from torch import nn
 
 from batchnorm.doctor import diagnose
-from tests.doctor.networks import batches, trained
+from tests.doctor.networks import batches, rows, trained
 
 
 def step(shift):
@@ -15,8 +16,22 @@ def step(shift):
 
 def test_fires_on_two_kinds_of_input(whole):
     model = trained()
-    report = diagnose(model, batches(), step_fn=step(6.0), accumulation=2)
-    assert report.codes == ("BN038",)
+    report = diagnose(model, batches(), step_fn=step(3.0), accumulation=2)
+    assert (report.codes, report.severity) == (("BN038",), "info")
+    whole(report)
+
+
+def test_fires_as_a_warning_where_the_statistics_mix_labelled_and_augmented(whole):
+    def both(model, x):
+        (model(x).sum() + model(x + 3).sum()).backward()
+
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 1))
+    with torch.no_grad():
+        for row in rows():
+            model(row)
+            model(row + 3)
+    report = diagnose(model, rows(), step_fn=both, accumulation=2)
+    assert (report.codes, report.severity) == (("BN038",), "warn")
     whole(report)
 
 

@@ -1,4 +1,5 @@
 import pytest
+import torch
 from torch import nn
 
 from batchnorm.doctor import diagnose
@@ -31,6 +32,11 @@ def test_fires_on(case, whole):
 
 def test_is_silent_on_one_process():
     assert diagnose(synced()).findings == ()
+
+
+def test_is_silent_on_a_conversion_before_the_optimizer():
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(trained())
+    assert diagnose(model, optimizer=torch.optim.SGD(model.parameters(), 0.1)).findings == ()
 
 
 def test_is_silent_on_plain_layers_that_will_be_converted():

@@ -1,32 +1,38 @@
 import torch
-import torch.multiprocessing as mp
-from torch import distributed
+from torch import nn
 
 from batchnorm.doctor import diagnose
 from tests.doctor.networks import dense_net, rows
+from tests.doctor.rules.test_bn023 import Activated
+from tests.processes import in_processes
 
 
-def _rank(rank, folder, sizes, queue):
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=len(sizes)
-    )
-    report = diagnose(dense_net(), rows(sizes[rank]), rules=["BN045"])
-    if rank == 0:
-        queue.put([(finding.code, finding.severity, dict(finding.evidence)) for finding in report.findings])
-    distributed.barrier()
-    distributed.destroy_process_group()
+def dense(rank, *sizes):
+    return diagnose(dense_net(), rows(sizes[rank]), rules=["BN045"]).findings
 
 
-def findings(folder, *sizes):
-    queue = mp.get_context("spawn").SimpleQueue()
-    mp.spawn(_rank, (str(folder), sizes, queue), nprocs=len(sizes))
-    return queue.get()
+def third_party(rank):
+    """Images of which the second rank has three times as many, in a layer of another library."""
+    images = [torch.randn(8 + 16 * rank, 4, 3, 3)] * 8
+    return diagnose(nn.Sequential(Activated(4), nn.Conv2d(4, 2, 1)), images, rules=["BN045"]).findings
 
 
-def test_fires_on_counts_a_factor_three_apart(tmp_path):
-    assert findings(tmp_path, 16, 48) == [("BN045", "info", {"least": 16.0, "most": 48.0})]
+def test_fires_on_counts_a_factor_three_apart():
+    (finding,) = in_processes(2, dense, 16, 48)[0]
+    assert (finding.code, finding.severity) == ("BN045", "info")
+    assert finding.evidence == {"least": 16.0, "most": 48.0}
 
 
-def test_is_silent_on_equal_counts(tmp_path):
-    assert findings(tmp_path, 16, 16) == []
+def test_fires_on_a_rank_without_rows():
+    (finding,) = in_processes(2, dense, 0, 16)[0]
+    assert finding.evidence == {"least": 0.0, "most": 16.0}
+
+
+def test_fires_as_an_error_on_a_layer_that_may_ignore_counts():
+    (finding,) = in_processes(2, third_party)[0]
+    assert (finding.code, finding.severity) == ("BN045", "error")
+
+
+def test_is_silent_on_equal_counts_and_on_a_factor_two():
+    assert in_processes(2, dense, 16, 16)[0] == ()
+    assert in_processes(2, dense, 16, 32)[0] == ()

@@ -2,6 +2,7 @@ import pytest
 from torch import nn
 
 from batchnorm.doctor import diagnose
+from tests.doctor.rules.test_bn023 import Activated
 
 
 class Pair(nn.Module):
@@ -10,8 +11,9 @@ class Pair(nn.Module):
     def __init__(self, arrangement):
         super().__init__()
         self.arrangement = arrangement
-        transposed = arrangement == "grouped transposed"
-        self.conv = nn.ConvTranspose2d(4, 4, 3, groups=2) if transposed else nn.Conv2d(4, 4, 3, padding=1)
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+        if arrangement in ("transposed", "grouped transposed"):
+            self.conv = nn.ConvTranspose2d(4, 4, 3, groups=2 if "grouped" in arrangement else 1)
         self.norm = nn.BatchNorm2d(4, track_running_stats=arrangement != "untracked")
         self.after = nn.Conv2d(4, 4, 3, padding=1 if arrangement == "before padding" else 0)
 
@@ -36,6 +38,7 @@ ARRANGEMENTS = (
     "pair twice",
     "addition",
     "before padding",
+    "transposed",
     "grouped transposed",
     "untracked",
 )
@@ -46,6 +49,11 @@ def test_fires_on(arrangement, whole):
     report = diagnose(Pair(arrangement).eval(), goal="fold", rules=["BN046"])
     assert report.codes == ("BN046",)
     whole(report)
+
+
+def test_fires_on_a_layer_of_unknown_class():
+    report = diagnose(nn.Sequential(nn.Conv2d(1, 3, 3), Activated(3), nn.ReLU()).eval(), goal="fold")
+    assert report.codes == ("BN023", "BN046")
 
 
 def test_fires_in_training_mode(whole):
@@ -64,11 +72,12 @@ def test_is_silent_on_the_plain_pair():
     assert diagnose(Pair("plain").eval(), goal="fold").findings == ()
 
 
-def test_is_silent_on_a_grouped_convolution_and_reflected_padding():
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+def test_is_silent_on_a_grouped_convolution_and_padding_that_repeats(mode):
     model = nn.Sequential(
         nn.Conv2d(4, 4, 3, groups=2),
         nn.BatchNorm2d(4),
-        nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(4, 4, 3, padding=1, padding_mode=mode),
     )
     assert diagnose(model.eval(), goal="fold").findings == ()
 

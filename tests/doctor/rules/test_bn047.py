@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 
@@ -15,6 +16,14 @@ def test_fires_on_a_large_gain(whole):
     report = folded(model)
     assert report.codes == ("BN047",)
     whole(report)
+
+
+@pytest.mark.parametrize(("times", "codes"), [(101, ("BN047",)), (99, ())])
+def test_fires_on_a_gain_that_one_scale_per_tensor_cannot_hold(times, codes):
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    nn.init.constant_(model[1].weight, 0.1)
+    model[1].weight.data[2] *= times
+    assert folded(model).codes == codes
 
 
 def test_fires_on_low_precision(whole):

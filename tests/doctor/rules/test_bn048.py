@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from batchnorm.doctor import diagnose
 from tests.doctor.networks import batches, fresh, trained
@@ -60,6 +61,46 @@ def test_fires_without_statistics(whole):
 
 def test_fires_before_an_export(whole):
     whole(diagnose(trained(), goal="export", rules=["BN048"]))
+
+
+def test_fires_on_a_cumulative_mean_before_an_export(whole):
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4, momentum=None), nn.ReLU())
+    with pytest.raises(GuardOnDataDependentSymNode):
+        torch.export.export(model, (X,))
+    whole(diagnose(model, goal="export"))
+
+
+def quantized(fused):
+    """A convolution and its batch norm in quantization-aware training."""
+    quantization = torch.ao.quantization
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU()).train()
+    model.qconfig = quantization.get_default_qat_qconfig()
+    if fused:
+        quantization.fuse_modules_qat(model, [["0", "1", "2"]], inplace=True)
+    return quantization.prepare_qat(model)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_fires_on_a_layer_left_unfused_in_quantization_aware_training(whole):
+    whole(diagnose(quantized(fused=False)))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_is_silent_on_a_fused_one_and_on_one_frozen_late():
+    assert diagnose(quantized(fused=True)).findings == ()
+    model = quantized(fused=False)
+    model[1].eval()
+    assert "BN048" not in diagnose(model).codes
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_is_silent_on_an_onnx_export_of_a_model_in_training_mode():
+    pytest.importorskip("onnxscript", reason="needs the extra onnx")
+    model = trained()
+    program = torch.onnx.export(model, (X,), dynamo=True, optimize=False, verbose=False)
+    assert model.training
+    report = diagnose(program.model_proto)
+    assert (report.layers_seen, report.findings) == (3, ())
 
 
 def test_is_silent_on_programs_in_prediction_mode():

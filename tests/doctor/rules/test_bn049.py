@@ -5,15 +5,16 @@ from torch import nn
 from batchnorm.doctor import diagnose
 
 
-def layer(mean=0.0, var=1.0):
+def layer(mean=0.0, var=1.0, weight=1.0):
     model = nn.Sequential(nn.BatchNorm1d(3), nn.ReLU())
     model[0].running_mean[1], model[0].running_var[1] = mean, var
+    nn.init.constant_(model[0].weight, weight)
     return model
 
 
-@pytest.mark.parametrize(("mean", "var"), [(0.0, 1e5), (0.0, 1e-8), (1e5, 1.0)])
-def test_fires_outside_of_halfs_range(mean, var, whole):
-    report = diagnose(layer(mean, var), target_dtype=torch.float16, rules=["BN049"])
+@pytest.mark.parametrize(("mean", "var", "weight"), [(0, 1e5, 1), (0, 1e-8, 1), (1e5, 1, 1), (0, 1, 1e5)])
+def test_fires_outside_of_halfs_range(mean, var, weight, whole):
+    report = diagnose(layer(mean, var, weight), target_dtype=torch.float16, rules=["BN049"])
     assert report.codes == ("BN049",)
     whole(report)
 

@@ -4,14 +4,15 @@ Prediction then normalizes with mean 0 and variance 1, that is hardly at all, wh
 batch. The scores of training are not those of prediction.
 
 Found by: every channel has mean exactly 0 and variance exactly 1 and the counter is 0 or absent, while
-weight or bias have moved. With data, the suspicion falls if mean 0 and variance 1 are right.
+weight or bias have moved; of a layer without them, that the optimizer has made steps. With data, the
+suspicion falls if mean 0 and variance 1 are right, or if prediction does not read them.
 
 Severity: error; nothing for a model that was never trained.
 
 Fix: measure the statistics on training data.
 
-Mistaken for it: a fresh model; a branch that training never runs, such as an auxiliary head; a
-converted file with counter 0 and statistics that moved, which is BN006.
+Mistaken for it: a fresh model, also with a weight of 0; a branch that never runs, such as an auxiliary head;
+a converted file with counter 0 and statistics that moved, which is BN006.
 
 Reports: TE-03, CK-04, CK-09, AP-08, IN-07, IN-08.
 """
@@ -35,12 +36,14 @@ def check(patient: Patient) -> Iterator[Finding]:
         # A layer with fixed statistics holds (0, 1) where it is a plain affine map by design.
         if layer.kind == "frozen" or layer.count or not layer.has_initial_statistics():
             continue
-        if layer.was_trained():
+        stepped = layer.weight is None and _has_stepped(patient)
+        if stepped or layer.was_trained():
+            what = "the optimizer has made steps" if stepped else "its weight or bias have been trained"
             yield found(
                 "error",
                 layer.name,
-                "Running mean 0 and variance 1 in every channel, as when the layer was made, but its weight "
-                "or bias have been trained: prediction does not normalize as training did.",
+                f"Running mean 0 and variance 1 in every channel, as when the layer was made, but {what}: "
+                "prediction does not normalize as training did.",
                 consent(RECALIBRATE),
                 {"count": "absent" if layer.count is None else 0},
                 suspected=True,
@@ -55,3 +58,9 @@ def confirm(patient: Patient, finding: Finding) -> Finding:
 def mend(repair: Repair, finding: Finding) -> str:
     """Measure them."""
     return repair.recalibrate(finding.layer)
+
+
+def _has_stepped(patient: Patient) -> bool:
+    """Whether the optimizer keeps a state, which it has from its first step on."""
+    optimizer = patient.settings.optimizer
+    return optimizer is not None and any(optimizer.state.values())

@@ -3,8 +3,8 @@
 One batch with an infinite value is enough: an infinite value never leaves an exponential average. Training
 does not notice, since it normalizes with the batch; prediction returns NaN.
 
-Found by: looking at every value. The first layer of the model is where to look for the cause; later
-ones may only have been given its output.
+Found by: looking at every value. The layer that is named first, in the order of execution where there are
+data, is where to look for the cause; later ones may only have been given its output.
 
 Severity: error.
 
@@ -33,15 +33,16 @@ EVIDENCE = "C"
 RANK = 1
 
 ROUNDING = -1e-12  # a variance down to here is a 0 that was converted
+SHOWN = 5  # channels
 
 
 def check(patient: Patient) -> Iterator[Finding]:
     """All four tensors of every layer."""
     for layer in patient.layers:
-        bad = {key: int(mask.sum()) for key, mask in _bad(layer).items() if mask.any()}
+        bad = {key: mask.nonzero()[:, 0].tolist() for key, mask in _bad(layer).items() if mask.any()}
         if not bad:
             continue
-        where = ", ".join(f"{key} in {count} channels" for key, count in bad.items())
+        where = "; ".join(f"{key} in {_listed(channels)}" for key, channels in bad.items())
         learned = bad.keys() & {"weight", "bias"}
         yield found(
             "error",
@@ -50,7 +51,7 @@ def check(patient: Patient) -> Iterator[Finding]:
             advice("go back to a checkpoint whose weights are finite: these cannot be computed anew")
             if learned
             else consent(f"reset the bad channels; {RECALIBRATE}"),
-            {key: float(count) for key, count in bad.items()},
+            {key: float(len(channels)) for key, channels in bad.items()},
         )
 
 
@@ -63,6 +64,11 @@ def mend(repair: Repair, finding: Finding) -> str:
             bad = ~torch.isfinite(values) | ((values < 0) if key == "running_var" else False)
             values[bad] = fresh
     return repair.recalibrate(finding.layer)
+
+
+def _listed(channels: list[int]) -> str:
+    more = f" and {len(channels) - SHOWN} more" if len(channels) > SHOWN else ""
+    return f"channel{'s' * (len(channels) > 1)} {', '.join(map(str, channels[:SHOWN]))}{more}"
 
 
 def _bad(layer: Layer) -> dict[str, Tensor]:

@@ -33,6 +33,7 @@ EXPLAINED_BY = ("BN001", "BN002", "BN007", "BN012", "BN026", "BN034")
 
 EXPLODED, GROWN, OFF, HINT = 10.0, 2.0, 1.0, 1e4
 HALF, MOST = 0.5, 0.75  # of the channels
+CURE = consent(f"{RECALIBRATE}; clip inputs, or make the layers with nonfinite='skip'")
 
 
 def check(patient: Patient) -> Iterator[Finding]:
@@ -52,7 +53,7 @@ def check(patient: Patient) -> Iterator[Finding]:
                 layer.name,
                 f"The largest running variance is {ratio:.2g} times the median of its layer: an outlier may "
                 "have passed through. Only data can tell.",
-                consent(RECALIBRATE),
+                CURE,
                 {"largest_over_median": ratio},
             )
 
@@ -80,6 +81,6 @@ def _compare(layer: Layer, series: Series) -> Iterator[Finding]:
             f"The running variance is {float(ratio.median()):.2g} times that of the training data and the "
             f"running mean {float(off.abs().median()):.2g} standard deviations off (medians over channels): "
             "a few wild values passed through and are not forgotten.",
-            consent(RECALIBRATE),
+            CURE,
             {"variance_ratio": float(ratio.median()), "mean_off": float(off.abs().median())},
         )

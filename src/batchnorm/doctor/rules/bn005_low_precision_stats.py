@@ -3,14 +3,17 @@
 An update smaller than half a unit in the last of 8 bits is lost: with momentum 0.01 a bfloat16 running
 variance sticks at 1.0078 where the truth is 1.438. Nothing says so.
 
-Found by: the dtype of the running statistics of a layer that tracks them.
+Found by: the dtype of the running statistics of a layer that tracks them; that of weight and bias, if the
+optimizer holds these very tensors; and a layer of torch whose weight has another dtype than its statistics,
+which torch refuses.
 
 Severity: error if training continues; warn for a checkpoint; info for a model that only predicts.
 
 Fix: cast the layer to float32, which is exact; the digits that were lost come back only by measuring the
 statistics. Layers of this package keep their statistics in float32 whatever cast is asked.
 
-Mistaken for it: half inputs into a float32 layer, which is right.
+Mistaken for it: half inputs into a float32 layer, which is right; weights in half of which an optimizer holds
+float32 masters.
 
 Reports: EP-06, FR-11, DT-01, DT-02, DT-03, DT-04, DT-05.
 """
@@ -19,6 +22,7 @@ from collections.abc import Iterator
 
 import torch
 
+from batchnorm.doctor.layer import Layer, is_ours
 from batchnorm.doctor.mend import Repair
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import found, safe
@@ -28,26 +32,61 @@ EVIDENCE = "C"
 RANK = 7
 
 HALF = (torch.float16, torch.bfloat16)
+CURE = safe("layer.float() keeps the layer in float32; then recalibrate for the digits that were lost")
 
 
 def check(patient: Patient) -> Iterator[Finding]:
-    """Dtypes of the statistics."""
+    """Dtypes of the statistics, then of the weights."""
     severity = "error" if patient.trains else "warn" if patient.model is None else "info"
     for layer in patient.layers:
-        if layer.mean is None or not layer.tracks or layer.mean.dtype not in HALF:
+        if layer.mean is None or not layer.tracks:
             continue
-        kind = str(layer.mean.dtype).removeprefix("torch.")
-        yield found(
-            severity,
-            layer.name,
-            f"Running statistics in {kind}: updates below half a unit in the last digit are lost, so they "
-            "stop moving before they are right.",
-            safe("layer.float() keeps the layer in float32; then recalibrate for the digits that were lost"),
-            {"dtype": kind},
-        )
+        kind, weights = layer.mean.dtype, None if layer.weight is None else layer.weight.dtype
+        if kind in HALF:
+            yield found(
+                severity,
+                layer.name,
+                f"Running statistics in {_short(kind)}: updates below half a unit in the last digit are "
+                "lost, so they stop moving before they are right.",
+                CURE,
+                {"dtype": _short(kind)},
+            )
+        elif weights is not None and weights != kind and _refuses(layer):
+            yield found(
+                "error",
+                layer.name,
+                f"Weight in {_short(weights)} and running statistics in {_short(kind)}: torch refuses this "
+                "pair, whatever the input.",
+                CURE,
+                {"dtype": _short(weights)},
+            )
+        elif weights in HALF and weights is not None and _is_trained(patient, layer):
+            yield found(
+                "error",
+                layer.name,
+                f"The optimizer trains weight and bias in {_short(weights)}: a step below half a unit in the "
+                "last digit is lost, and a weight of 1 never moves at the usual rates.",
+                CURE,
+                {"dtype": _short(weights)},
+            )
 
 
 def mend(repair: Repair, finding: Finding) -> str:
     """Cast the layer."""
     repair.layer(finding.layer).float()
     return "in float32 now"
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _refuses(layer: Layer) -> bool:
+    """Whether its forward is torch's, which takes one dtype for all four tensors."""
+    return layer.kind in ("batch", "sync") and not is_ours(layer.module)
+
+
+def _is_trained(patient: Patient, layer: Layer) -> bool:
+    """Whether the optimizer holds the layer's own parameters, and no copies of theirs."""
+    assert layer.module is not None
+    return any(id(p) in patient.decayed for p in layer.module.parameters(recurse=False))

@@ -9,7 +9,8 @@ Severity: info when momentum is a number; error when it is None.
 
 Fix: an integer counter; where it was lost, measure the statistics, which sets it.
 
-Mistaken for it: files converted from other frameworks, which have no counter and always start at 0.
+Mistaken for it: files converted from other frameworks, which have no counter and always start at 0; exported
+programs, which need none.
 
 Reports: EM-03, CK-01, CK-02, CK-03, NU-08.
 """
@@ -30,6 +31,8 @@ EXPLAINED_BY = ("BN002", "BN034")
 
 def check(patient: Patient) -> Iterator[Finding]:
     """Every layer's counter."""
+    if patient.exported:
+        return
     averaged = patient.settings.averaged_from is not None
     for layer in patient.layers:
         if layer.kind in ("frozen", "foreign") or layer.mean is None or not layer.tracks:

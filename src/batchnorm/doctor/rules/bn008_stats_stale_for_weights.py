@@ -11,8 +11,8 @@ Severity: warn from a ratio of 4, error from 8.
 
 Fix: measure the statistics on training data, with the final weights.
 
-Mistaken for it: a key encoder that always runs in training mode, whose statistics are never read; frozen
-pretrained statistics on new data, which is BN030.
+Mistaken for it: a key encoder that always runs in training mode, whose statistics prediction never reads;
+frozen pretrained statistics on new data, which is BN030.
 
 Reports: TE-10, EM-01, EM-02, EM-06, EM-07, EM-08, EM-09, EM-12, AP-02; trap EM-05.
 """
@@ -38,6 +38,7 @@ EXPLAINED_BY = (
     "BN007",
     "BN012",
     "BN013",
+    "BN015",
     "BN026",
     "BN033",
     "BN034",

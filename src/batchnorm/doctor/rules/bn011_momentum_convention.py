@@ -4,14 +4,17 @@ In PyTorch momentum is the weight of the *new* batch, 0.1. Keras, TensorFlow, Ca
 give the weight of the *old* ones, 0.9 to 0.999. Pasted over, the running statistics are those of the last
 batch.
 
-Found by: momentum of 0.5 or more. With data the suspicion falls if the layer's gap is ordinary and a batch is
-worth more than 32 values: 64 images a step lost nothing in our tests.
+Found by: momentum of 0.5 or more; 0.9, 0.99, 0.997 and 0.999 are usual elsewhere. With data the suspicion
+falls if the layer's gap is ordinary and a batch is worth more than 32 values: 64 images a step lost nothing
+in our tests.
 
-Severity: warn; error if data show a gap of 4 times the expected, or few values per channel.
+Severity: warn; info for momentum 1; error if data show a gap of 4 times the expected, or few values per
+channel.
 
 Fix: 1 - momentum, then measure the statistics.
 
-Mistaken for it: momentum 1 set for a moment by a recalibration loop.
+Mistaken for it: momentum 1 set for a moment by a recalibration loop. Elsewhere it would mean that nothing is
+ever taken in, so it was not copied from there; the fix is then torch's default, 0.1.
 
 Reports: MO-01, MO-02, MO-05.
 """
@@ -29,6 +32,8 @@ RANK = 7
 EXPLAINED_BY = ("BN001", "BN002", "BN003")
 
 HIGH = 0.5
+USUAL = (0.9, 0.99, 0.997, 0.999)  # weights of the old ones, in other frameworks' defaults and papers
+DEFAULT = 0.1
 FEW = 32  # independent values per channel and batch
 
 
@@ -38,12 +43,18 @@ def check(patient: Patient) -> Iterator[Finding]:
         momentum = layer.momentum
         if momentum is None or not HIGH <= momentum <= 1 or layer.mean is None:
             continue
-        right = round(1 - momentum, 6)
+        right = _right(momentum)
+        if momentum == 1:
+            instead = f"torch's default is {right:g}"
+        elif momentum in USUAL:
+            instead = f"elsewhere it is a usual weight of the old ones, for which write {right:g}"
+        else:
+            instead = f"where it means the weight of the old ones, write {right:g}"
         yield found(
-            "warn",
+            "info" if momentum == 1 else "warn",
             layer.name,
-            f"momentum {momentum:g} is the weight of the new batch here: the running statistics are nearly "
-            f"those of the last one. Where it means the weight of the old, write {right:g}.",
+            f"momentum {momentum:g} is the weight of the new batch here: the running statistics are "
+            f"{'' if momentum == 1 else 'nearly '}those of the last one; {instead}.",
             consent(f"momentum {right:g}; {RECALIBRATE}"),
             {"momentum": momentum},
             suspected=True,
@@ -69,5 +80,9 @@ def mend(repair: Repair, finding: Finding) -> str:
     """The complement, then measure."""
     layer = repair.layer(finding.layer)
     before = vars(layer)["momentum"]
-    vars(layer)["momentum"] = round(1 - before, 6)
+    vars(layer)["momentum"] = _right(before)
     return f"momentum {before:g} is now {vars(layer)['momentum']:g}; {repair.recalibrate(finding.layer)}"
+
+
+def _right(momentum: float) -> float:
+    return DEFAULT if momentum == 1 else round(1 - momentum, 6)

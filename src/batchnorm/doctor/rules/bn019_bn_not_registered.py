@@ -10,7 +10,7 @@ Severity: error.
 
 Fix: make layers in ``__init__``; build the optimizer after every conversion.
 
-Mistaken for it: weights that need no gradient, left out on purpose.
+Mistaken for it: weights that need no gradient, left out on purpose; lazy layers before their first call.
 
 Reports: SY-14, MK-05.
 """
@@ -26,12 +26,12 @@ EVIDENCE = "S"
 
 def check(patient: Patient) -> Iterator[Finding]:
     """Strangers, then the optimizer's list."""
-    for name in patient.training.strangers if patient.has_data else ():
+    for line, name in patient.training.strangers.items() if patient.has_data else ():
         yield found(
             "error",
             None,
-            f"A {name} runs that is not part of the model: made during the forward, it is new at every call, "
-            "never trained and never saved.",
+            f"A {name} runs that is not part of the model ({line}): made during the forward, it is new at "
+            "every call, never trained and never saved.",
             advice("make the layer in __init__ and call it in forward"),
             {"layer": name},
         )

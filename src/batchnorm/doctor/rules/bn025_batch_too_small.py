@@ -36,9 +36,7 @@ def check(patient: Patient) -> Iterator[Finding]:
         if name not in trains or not patient.by_name[name].normalizes_batches:
             continue
         count, items = float(series.count.median()), float(series.items.median())
-        worth = count
-        if count > items and examined.has_enough() and not examined.moving:
-            worth = min(count, float((series.within / series.mean.var(0)).nanmedian()))
+        worth = examined.worth(name)
         if worth < FEW:
             yield found(
                 "warn",

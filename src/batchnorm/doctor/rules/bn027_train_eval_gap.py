@@ -27,8 +27,8 @@ from batchnorm.records import Finding
 EVIDENCE = "T"
 RANK = 13
 EXPLAINED_BY = (
-    *("BN001", "BN002", "BN003", "BN005", "BN007", "BN008", "BN011", "BN012", "BN013", "BN021", "BN026"),
-    *("BN033", "BN034", "BN037", "BN038"),
+    *("BN001", "BN002", "BN003", "BN005", "BN007", "BN008", "BN009", "BN011", "BN012", "BN013", "BN015"),
+    *("BN021", "BN026", "BN033", "BN034", "BN037", "BN038"),
 )
 
 

@@ -24,8 +24,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from batchnorm.doctor.guard import Loan
-from batchnorm.doctor.patient import Patient, floats_in
+from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import consent, found
+from batchnorm.doctor.step import floats_in
 from batchnorm.records import Finding
 
 EVIDENCE = "F"

@@ -10,7 +10,7 @@ Severity: info.
 
 Fix: first compare the preprocessing (0 to 255 against 0 to 1); then adapt the statistics to the target.
 
-Mistaken for it: a target batch of one class, or a tiny one.
+Mistaken for it: a target batch of one class; a tiny one, for which nothing is said below 32 samples.
 
 Reports: AP-14, AP-15.
 """
@@ -27,6 +27,7 @@ EVIDENCE = "F"
 RANK = 12
 
 MEAN, SPREAD = 0.5, 2.0
+FEW = 32  # samples of the target
 ABSURD = 1e3  # factor of variances that no domain explains
 
 
@@ -38,7 +39,7 @@ def check(patient: Patient) -> Iterator[Finding]:
     if not order:
         return
     layer = patient.by_name[order[0]]
-    target, home = _shift(layer, patient.target), _shift(layer, patient.prediction)
+    target, home = _shift(layer, patient.target, FEW), _shift(layer, patient.prediction)
     if target is None or home is None or not _far(target) or _far(home):
         return
     mean, spread = target
@@ -58,9 +59,11 @@ def check(patient: Patient) -> Iterator[Finding]:
     )
 
 
-def _shift(layer: Layer, examined: Pass) -> tuple[float, float] | None:
+def _shift(layer: Layer, examined: Pass, least: int = 1) -> tuple[float, float] | None:
     series = examined.series.get(layer.name)
     if series is None or layer.mean is None or layer.var is None or layer.eps is None:
+        return None
+    if series.items.sum() < least:
         return None
     mean, var = series.pooled()
     stored = plain(layer.var) + layer.eps

@@ -10,21 +10,22 @@ Severity: error.
 
 Fix: call ``model.eval()`` before evaluation and ``model.train()`` after it.
 
-Mistaken for it: Dropout left on, which differs even for the same batch (then nothing is said); few-shot
-methods and generators that use the batch on purpose: ignore BN032 there.
+Mistaken for it: Dropout left on, which differs even for the same batch: then the modes of the layers decide;
+few-shot methods and generators that use the batch on purpose: ignore BN032 there.
 
 Reports: TE-04, TE-05, TE-06, TE-11, TE-12, TE-14, SH-02, B1-04, AP-16; traps AP-02, AP-09.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from batchnorm.doctor.observe import Observer
-from batchnorm.doctor.patient import Patient, floats_in
+from batchnorm.doctor.observe import Call, Observer
+from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import found, safe
+from batchnorm.doctor.step import floats_in
 from batchnorm.records import Finding
 
 EVIDENCE = "F"
@@ -44,7 +45,8 @@ def check(patient: Patient) -> Iterator[Finding]:
 def _company(patient: Patient) -> Iterator[Finding]:
     batch = patient.first_batch
     rows = _rows(batch)
-    if rows < 2 or not _uses_batch(patient, batch):
+    calls, uses_batch = _calls(patient, batch)
+    if rows < 2 or not uses_batch:
         return
     orders = {
         "again": list(range(rows)),
@@ -68,7 +70,8 @@ def _company(patient: Patient) -> Iterator[Finding]:
     scale = float(first.abs().max()) or 1.0
     again = outputs["again"]
     if again is None or _apart(again, first) > TOLERANCE * scale:
-        return  # it is not even the same twice: Dropout, or noise of its own
+        yield from _by_mode(calls)  # it is not even the same twice: Dropout, or noise of its own
+        return
     apart = {
         name: _apart(other, first[orders[name]]) / scale
         for name in ("reversed", "alone")
@@ -84,6 +87,17 @@ def _company(patient: Patient) -> Iterator[Finding]:
     else:
         return
     yield found("error", None, message, EVAL, {f"changed_{name}": value for name, value in apart.items()})
+
+
+def _by_mode(calls: Sequence[Call]) -> Iterator[Finding]:
+    """Where noise hides how scores depend on the batch, the modes tell."""
+    layers = dict.fromkeys(call.layer for call in calls if call.training)
+    if layers:
+        message = (
+            f"{len(layers)} layers normalize with the batch in evaluation, which is random besides, as with "
+            "Dropout left on: it runs in training mode."
+        )
+        yield found("error", None, message, EVAL, {"layers": float(len(layers))})
 
 
 def _moved(patient: Patient) -> Iterator[Finding]:
@@ -108,14 +122,17 @@ def _moved(patient: Patient) -> Iterator[Finding]:
         )
 
 
-def _uses_batch(patient: Patient, batch: Any) -> bool:
-    """Whether a batch norm normalizes with the batch; a model may mix samples in other ways too."""
+def _calls(patient: Patient, batch: Any) -> tuple[Sequence[Call], bool]:
+    """Calls of layers in evaluation, and whether one normalizes with the batch.
+
+    A model may mix samples in other ways too.
+    """
     assert patient.model is not None
     with Observer(patient.model, patient.by_name).hooked() as observer:
         _predict(patient, batch, seed=0)
     layers = [patient.by_name[call.layer] for call in observer.calls]
     modes = [call.training for call in observer.calls]
-    return bool(observer.strangers) or any(
+    return observer.calls, bool(observer.strangers) or any(
         mode or layer.mean is None or layer.kind == "foreign"
         for layer, mode in zip(layers, modes, strict=True)
     )

@@ -8,8 +8,8 @@ layer is in training mode with running statistics.
 
 Severity: warn; error if that holds for every layer, the whole backbone.
 
-Fix: put the layer into prediction mode after every ``train()``, or convert it to a layer with fixed
-statistics, which survives ``train()``.
+Fix: convert it to a layer with fixed statistics, which survives ``train()``, or put it into prediction mode
+after every ``train()``.
 
 Mistaken for it: libraries that train batch norm in a frozen body on purpose, where weight and bias need
 gradients; adaptation of statistics alone.
@@ -23,7 +23,10 @@ from batchnorm.doctor.layer import Layer
 from batchnorm.doctor.mend import Repair
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import consent, found
+from batchnorm.doctor.settings import belongs
+from batchnorm.nn.statistics import Frozen
 from batchnorm.records import Finding
+from batchnorm.surgery import convert
 
 EVIDENCE = "S"
 RANK = 8
@@ -41,22 +44,27 @@ def check(patient: Patient) -> Iterator[Finding]:
             layer.name,
             f"The layer {why} but is in training mode: it normalizes with the batch and every forward moves "
             "its running statistics.",
-            consent("layer.eval() after every model.train(); requires_grad=False does not freeze statistics"),
+            consent(
+                "batchnorm.convert(layer, stats=Frozen()), which survives train(), or layer.eval() after "
+                "every model.train(); requires_grad=False does not freeze statistics"
+            ),
             {"momentum": "none" if layer.momentum is None else layer.momentum},
         )
 
 
 def mend(repair: Repair, finding: Finding) -> str:
-    """Into prediction mode; train() must not undo it, which is the training loop's to see to."""
-    repair.layer(finding.layer).eval()
+    """Fixed statistics, which train() does not thaw; for a class of its own, prediction mode."""
+    layer = repair.layer(finding.layer)
+    _, report = convert(layer, stats=Frozen())
+    if report.converted:
+        return "its statistics are fixed now, whatever train() says"
+    layer.eval()
     return "in prediction mode now; call eval() on it again after each train()"
 
 
 def named(patient: Patient, layer: Layer) -> bool:
     """Whether the user calls the layer frozen."""
-    return any(
-        layer.name == frozen or layer.name.startswith(f"{frozen}.") for frozen in patient.settings.frozen
-    )
+    return belongs(layer.name, patient.settings.frozen)
 
 
 def without_grad(layer: Layer) -> bool:

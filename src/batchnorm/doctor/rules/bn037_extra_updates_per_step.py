@@ -21,7 +21,7 @@ Reports: SY-15, MF-01, MF-02, MF-03, MF-08, AP-06, AP-16.
 
 from collections.abc import Iterator
 
-from batchnorm.doctor.layer import skips_repetition
+from batchnorm.doctor.layer import is_ours
 from batchnorm.doctor.mend import Repair
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import consent, found
@@ -38,8 +38,8 @@ def check(patient: Patient) -> Iterator[Finding]:
     step = [call for call in patient.step if call.training and patient.by_name[call.layer].tracks]
     for name in dict.fromkeys(call.layer for call in step):
         calls = [call for call in step if call.layer == name]
-        repeats = not skips_repetition(patient.by_name[name].module)
-        again = sum(call.backward for call in calls) if repeats else 0
+        # Ours skip what activation checkpointing repeats.
+        again = 0 if is_ours(patient.by_name[name].module) else sum(call.backward for call in calls)
         passes = len({call.forward for call in calls if not call.backward})
         if not again and passes <= patient.settings.accumulation:
             continue

@@ -21,8 +21,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from batchnorm.doctor.patient import Patient, floats_in
+from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import consent, found
+from batchnorm.doctor.step import floats_in
 from batchnorm.records import Finding
 
 EVIDENCE = "S"

@@ -1,7 +1,7 @@
 """Each device sees so few values that statistics of all devices together would be better.
 
 Found by: ``ranks`` or ``replicas`` above 1, plain batch norm in training mode, and a batch worth less than 16
-values per channel and device.
+independent values per channel and device, as BN025 counts them.
 
 Severity: info.
 
@@ -31,16 +31,16 @@ def check(patient: Patient) -> Iterator[Finding]:
         return
     worth: dict[str, float] = {}
     trains = {call.layer for batch in patient.training.batches for call in batch if call.training}
-    for name, series in patient.training.series.items():
+    for name in patient.training.series:
         if patient.by_name[name].kind == "batch" and name in trains:
-            worth[name] = float(series.count.median()) / settings.replicas
+            worth[name] = patient.training.worth(name) / settings.replicas
     least = min(worth, key=lambda name: worth[name], default=None)
     if least is not None and worth[least] < FEW:
         yield found(
             "info",
             least,
             f"Each of {settings.ranks * settings.replicas} devices normalizes with {worth[least]:.2g} "
-            "values per channel; all together would have enough.",
+            "independent values per channel; all together have more.",
             consent("batchnorm.convert(model, stats=Synced()): two collectives per layer and direction"),
             {"values": worth[least], "devices": float(settings.ranks * settings.replicas)},
         )

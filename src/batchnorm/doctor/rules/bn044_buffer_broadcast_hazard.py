@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 
 from torch.nn.parallel import DistributedDataParallel
 
+from batchnorm.doctor.broadcast import broadcast, broadcasting
 from batchnorm.doctor.observe import Call
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import consent, found
@@ -32,8 +33,7 @@ EVIDENCE = "F"
 
 def check(patient: Patient) -> Iterator[Finding]:
     """The step's forwards, then the broadcast."""
-    modules = () if patient.model is None else patient.model.modules()
-    wrappers = [m for m in modules if isinstance(m, DistributedDataParallel) and m.broadcast_buffers]
+    wrappers = [] if patient.model is None else broadcasting(patient.model)
     forwards = forwards_before_backward(patient.step) if wrappers else 0
     if forwards > 1:
         counts = counts_as_change(patient, wrappers[0])
@@ -63,5 +63,5 @@ def counts_as_change(patient: Patient, wrapper: DistributedDataParallel) -> bool
     with patient.lent():
         buffers = list(wrapper.buffers())  # the loan's own
         before = [buffer._version for buffer in buffers]
-        wrapper._sync_buffers()  # type: ignore[no-untyped-call]
+        broadcast(wrapper)
         return before != [buffer._version for buffer in buffers]

@@ -4,8 +4,8 @@ Folding multiplies a convolution's weight by weight / √(var + eps). That is on
 uses the convolution, and if statistics are fixed.
 
 Found by, with ``goal="fold"``: the traced graph. A convolution that is called twice or has another user,
-a pair called twice, a live addition in between, a layer in training mode or without statistics, a grouped
-transposed convolution, a layer of unknown class, a layer before a zero-padded convolution.
+a pair called twice, a live addition in between, a layer in training mode or without statistics, a transposed
+convolution, grouped or not, a layer of unknown class, a layer before a zero-padded convolution.
 
 Severity: error.
 
@@ -75,16 +75,16 @@ def _place(graph: Graph, site: Site) -> str:
     producer = graph.producer(site.node)
     module = graph.module(producer)
     if isinstance(module, Conv | nn.Linear) and producer is not None:
+        name = graph.name(producer)
         if graph.calls(site.node) > 1:
             return f"{site.layer} is called {graph.calls(site.node)} times"
         if graph.calls(producer) > 1:
-            return f"{graph.name(producer)} is called {graph.calls(producer)} times"
+            return f"{name} is called {graph.calls(producer)} times"
         if len(producer.users) > 1:
-            return f"{graph.name(producer)} has {len(producer.users)} users, and the others need it unscaled"
-        if isinstance(module, Transposed) and module.groups > 1:
-            return (
-                f"{graph.name(producer)} is transposed with {module.groups} groups: its scale goes by group"
-            )
+            return f"{name} has {len(producer.users)} users, and the others need it unscaled"
+        if isinstance(module, Transposed):
+            grouped = f", and {module.groups} groups have a scale each" if module.groups > 1 else ""
+            return f"{name} is transposed: its outputs lie on its weight's second axis{grouped}"
         return ""
     added = producer is not None and (producer.target in ADDITIONS or producer.target == "add")
     if added and producer is not None:

@@ -5,25 +5,32 @@ exporters of torch handle a model in training mode rightly.
 
 Found by: the graph of a ScriptModule, an ExportedProgram or an ONNX model: training mode, no running
 statistics among the inputs, or an eps other than ``source_eps``. Before an export, with
-``goal="export"``: layers in training mode.
+``goal="export"``: layers in training mode. In quantization-aware training: layers in training mode that were
+fused with no convolution.
 
-Severity: error; info before an export.
+Severity: error; info before an export, unless momentum is None, which `torch.export` refuses in training mode
+and ONNX cannot express.
 
-Fix: ``model.eval()``, export again, and compare the outputs of both.
+Fix: ``model.eval()``, export again, and compare the outputs of both; in quantization-aware training fuse, or
+freeze late.
 
 Mistaken for it: a training export on purpose.
 
 Reports: MO-06, MO-08, EX-01, EX-02, EX-03, EX-04, EX-05, EX-06, EX-07.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from torch import nn
+
+from batchnorm.doctor.layer import Layer
 from batchnorm.doctor.patient import Patient
-from batchnorm.doctor.rule import found, safe
+from batchnorm.doctor.rule import advice, found, safe
 from batchnorm.records import Finding
 
 EVIDENCE = "C"
 
+FUSE = advice("fuse it with the convolution before it, or put it into prediction mode late in training")
 AGAIN = safe("model.eval(), export again, compare the outputs of model and export on real data")
 
 
@@ -59,11 +66,35 @@ def check(patient: Patient) -> Iterator[Finding]:
                 {"eps": norm.eps, "source_eps": declared},
             )
     if patient.settings.goal == "export":
-        for layer in patient.layers:
-            if layer.training and layer.mean is not None:
-                yield found(
-                    "info",
-                    layer.name,
-                    "In training mode before an export: a trace or torch.export would bake that in.",
-                    AGAIN,
-                )
+        yield from _before(patient)
+    if patient.model is not None:
+        yield from _unfused(patient.model, patient.layers)
+
+
+def _before(patient: Patient) -> Iterator[Finding]:
+    for layer in patient.layers:
+        if layer.training and layer.mean is not None:
+            named = layer.momentum is not None
+            why = (
+                "a trace or torch.export would bake that in"
+                if named
+                else "with momentum None torch.export refuses it, and ONNX has no word for it"
+            )
+            message = f"In training mode before an export: {why}."
+            yield found("info" if named else "error", layer.name, message, AGAIN)
+
+
+def _unfused(model: nn.Module, layers: Iterable[Layer]) -> Iterator[Finding]:
+    """Layers that quantization-aware training runs as they are, beside convolutions with rounded weights."""
+    if not any("FakeQuantize" in type(module).__name__ for module in model.modules()):
+        return
+    for layer in layers:
+        parent = model.get_submodule(layer.name.rpartition(".")[0])
+        if layer.training and not hasattr(parent, "weight_fake_quant"):
+            yield found(
+                "error",
+                layer.name,
+                "In quantization-aware training without a convolution that it was fused with: it normalizes "
+                "with the batch, and the quantized network will not.",
+                FUSE,
+            )
