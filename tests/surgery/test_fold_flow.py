@@ -484,6 +484,26 @@ def test_one_untraceable_part_does_not_spoil_the_rest():
     assert list(report.untraced) == ["1"]
 
 
+def test_the_flow_goes_through_a_slice_that_the_forward_makes():
+    def run(net, x):
+        return net.body[2:](net.body[:2](x))
+
+    model = settled(Network(run, body=nn.Sequential(*block(), *block())))
+    assert list(assert_folds(model, images())[1].folded) == ["body.1", "body.4"]
+
+
+def test_a_forward_that_makes_layers_of_its_own_cannot_be_traced():
+    own = nn.Linear(9, 9).double()
+
+    def run(net, x):
+        return nn.Sequential(own)(net.body(x))
+
+    model = settled(Network(run, body=block()))
+    _, report = assert_folds(model, images(size=9))
+    assert list(report.folded) == ["body.1"]
+    assert list(report.untraced) == [""]
+
+
 def test_layers_called_by_an_untraceable_forward_stand_alone():
     model = settled(Branching(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)))
     folded, report = assert_folds(model, images(), images(size=7))

@@ -76,7 +76,7 @@ def trace_flow(model: nn.Module, leaves: Collection[str] = ()) -> Flow:
         if root in roots:
             continue
         roots.add(root)
-        if _Tracer(closed).is_leaf_module(root, ""):
+        if _Tracer(closed, flow.names).is_leaf_module(root, ""):
             flow.calls[root].append(None)
             waiting.extend(root.children())
             continue
@@ -129,9 +129,10 @@ class _Tracer(fx.Tracer):
 
     proxy_buffer_attributes = True
 
-    def __init__(self, leaves: set[nn.Module]) -> None:
+    def __init__(self, leaves: set[nn.Module], known: Collection[nn.Module]) -> None:
         super().__init__()
         self.leaves = leaves
+        self.known = known
         self.failed: nn.Module | None = None
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -140,6 +141,8 @@ class _Tracer(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        if m not in self.known:  # made in the forward, as a slice of a Sequential is
+            return forward(*args, **kwargs)
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception:
@@ -172,7 +175,7 @@ def _graphs(root: nn.Module, leaves: set[nn.Module], borders: set[nn.Module], fl
     for given in _ways(root):
         graph: fx.Graph | None = None
         while graph is None:
-            tracer = _Tracer(leaves | borders)
+            tracer = _Tracer(leaves | borders, flow.names)
             try:
                 with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.no_grad():
                     warnings.simplefilter("ignore")
