@@ -8,7 +8,7 @@ APT := $(shell test "$$(id -u)" = 0 && command -v apt-get)
 DATA := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 CHROMIUM := /usr/bin/chromium
 
-.PHONY: run test zoo check fix sanitize triton gpu bench doctor-score clean
+.PHONY: run test zoo check fix sanitize sarif triton gpu bench doctor-score clean
 
 run: .venv/kernels.stamp $(if $(APT),$(DATA))
 	$(BIN)/batchnorm train
@@ -39,6 +39,13 @@ sanitize: check
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=1 PYTHONPATH=build/sanitize \
 	$(BIN)/python -m pytest -q -n auto --dist loadfile -k 'native and not compiled' tests/conformance
+
+# The doctor's SARIF against the schema, which Microsoft's validator brings along on npm.
+SCHEMA := $(CURDIR)/build/package/sarif-2.1.0.json
+sarif: .venv/zoo.stamp
+	mkdir -p build && npm pack --silent --pack-destination build @microsoft/sarif-multitool-linux@5.7.0
+	tar -xzf build/microsoft-sarif-multitool-linux-5.7.0.tgz -C build package/sarif-2.1.0.json
+	SARIF_SCHEMA=$(SCHEMA) $(BIN)/python -m pytest -q -k sarif tests/cli/test_doctor.py
 
 # The whole conformance suite on the Triton kernels, in Triton's interpreter: some minutes without a GPU.
 triton: check

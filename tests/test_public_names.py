@@ -1,6 +1,7 @@
 """The public names, pinned: adding or dropping one is a decision, not an accident."""
 
 import importlib
+import importlib.metadata
 import subprocess
 import sys
 
@@ -180,6 +181,12 @@ def test_public_names_are_these_and_exist(package):
 def test_importing_the_package_loads_no_torch():
     code = "import sys, batchnorm; assert 'torch' not in sys.modules; batchnorm.BatchNorm2d(3)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_version_is_that_of_the_installation():
+    import batchnorm
+
+    assert batchnorm.__version__ == importlib.metadata.version("batchnorm")
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -57,6 +57,8 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         value = getattr(importlib.import_module(_HOMES[name]), name)
+    elif name == "__version__":
+        value = importlib.import_module("importlib.metadata").version("batchnorm")
     elif name in _MODULES:
         value = importlib.import_module(_MODULES[name])
     else:

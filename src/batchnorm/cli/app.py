@@ -5,7 +5,8 @@ Exit codes: 0 clean, 1 findings, 2 misuse or unreadable input, 3 a fault of ours
 
 import os
 import sys
-from typing import Any, NoReturn
+from importlib import metadata
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -22,6 +23,23 @@ app = typer.Typer(
 )
 # Typer carries click or, in later versions, a copy of it; this is that one's UsageError.
 _UsageError: Any = typer.BadParameter.__mro__[1]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"batchnorm {metadata.version('batchnorm')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop."),
+    ] = False,
+) -> None:
+    pass
+
 
 app.command("train", help=train.HELP)(train.command)
 app.command("study", help=study.HELP)(study.command)

@@ -4,6 +4,7 @@ References:
     OASIS 2020, "Static Analysis Results Interchange Format (SARIF) Version 2.1.0".
 """
 
+from importlib import metadata
 from typing import Any
 
 from batchnorm.doctor.report import Report
@@ -44,10 +45,11 @@ def sarif(report: Report, target: str) -> dict[str, Any]:
         }
         for finding in report.findings
     ]
+    driver = {"name": "batchnorm doctor", "semanticVersion": metadata.version("batchnorm"), "rules": rules}
     return {
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
         "version": "2.1.0",
-        "runs": [{"tool": {"driver": {"name": "batchnorm doctor", "rules": rules}}, "results": results}],
+        "runs": [{"tool": {"driver": driver}, "results": results}],
     }
 
 
