@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-from batchnorm.doctor.gap import HARMFUL, Gap
+from batchnorm.doctor.gap import HARMFUL, Gap, excess_of
 from batchnorm.doctor.judge import INFO_RATIO, WARN_RATIO
 from batchnorm.doctor.passes import Series, run_pass
 from batchnorm.doctor.patient import Patient
@@ -109,12 +109,12 @@ def _ranking(layers: Sequence[LayerGap]) -> list[str]:
 
 
 def _removed(patient: Patient, layer: str) -> float | None:
-    """Share of the excess of all gaps in prediction that goes away with sound statistics in one layer."""
-    before = _excess(patient.prediction_gaps)
+    """Share of the squares of all gaps in prediction that goes away with sound statistics in one layer."""
+    before = _square(patient.prediction_gaps)
     if not 0 < before < math.inf:  # infinite where statistics are not finite
         return None
     statistics = _statistics(patient.training.series[layer])
-    return 1 - _excess(_gaps_with(patient, layer, statistics)) / before
+    return 1 - _square(_gaps_with(patient, layer, statistics)) / before
 
 
 def _gaps_with(patient: Patient, layer: str, statistics: LayerStatistics) -> dict[str, Gap]:
@@ -122,15 +122,13 @@ def _gaps_with(patient: Patient, layer: str, statistics: LayerStatistics) -> dic
     assert patient.model is not None
     with patient.lent() as loan, swapped_statistics(patient.model, {layer: statistics}):
         loan.predict()
-        examined = run_pass(
-            patient.model, patient.by_name, lambda: patient.feed(patient.loader), patient.forward
-        )
+        examined = run_pass(patient.model, patient.by_name, patient.few, patient.forward)
     swapped = dataclasses.replace(patient.by_name[layer], mean=statistics.mean, var=statistics.var)
-    return patient.gaps_in(examined, {**patient.by_name, layer: swapped})
+    return patient.predicted(examined, {**patient.by_name, layer: swapped})
 
 
-def _excess(gaps: Mapping[str, Gap]) -> float:
-    return sum(max(0.0, gap.ratio - 1) for gap in gaps.values() if gap.ratio == gap.ratio)
+def _square(gaps: Mapping[str, Gap]) -> float:
+    return excess_of((gap.ratio, gap.size) for gap in gaps.values()) ** 2
 
 
 def _statistics(series: Series) -> LayerStatistics:

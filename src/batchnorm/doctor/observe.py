@@ -48,7 +48,7 @@ def moments(input: Tensor) -> Moments:
     """Moments of an input ``(N, C, *spatial)`` with one value or more.
 
     Numerics:
-        Two passes in the input's precision, float32 at least; the sums over samples in float64. Good
+        Two passes in the input's precision, float32 at least; sums over samples in float64. Good
         to 1e-3 up to a mean of 1e4 standard deviations, which is enough to judge by.
 
     Example:
@@ -65,14 +65,15 @@ def moments(input: Tensor) -> Moments:
     least, most = values.aminmax()
     shape = [1, -1] + [1] * len(spatial)
     apart = values - mean.to(values.device, values.dtype).view(shape)
-    squares = apart.square_()
-    var = (squares.mean(spatial) if spatial else squares).double().cpu().mean(0)
+    norms = torch.linalg.vector_norm(apart, dim=spatial) if spatial else apart
+    size = values[0, 0].numel()
+    var = norms.double().cpu().square().mean(0) / size
     items = len(item_means)
     return Moments(
         mean,
         var,
         item_means.var(0) if items > 1 else torch.full_like(mean, torch.nan),
-        values.numel() // values.shape[1],
+        len(values) * size,
         items,
         max(-float(least), float(most)),
     )

@@ -25,6 +25,9 @@ from batchnorm.surgery.population import device_of
 __all__ = ["Patient", "UnavailableError"]
 
 
+FEW = 16
+
+
 class UnavailableError(Exception):
     """An examination that cannot be made: a training loop that is watched is not asked for more forwards."""
 
@@ -100,17 +103,17 @@ class Patient:
     @cached_property
     def training(self) -> Pass:
         """The batches in training mode: each layer normalizes with the batch, as those before it."""
-        return self._pass(Loan.train, self.loader)
+        return self._pass(Loan.train, lambda: self.feed(self.loader))
 
     @cached_property
     def prediction(self) -> Pass:
-        """The batches in prediction mode."""
-        return self._pass(Loan.predict, self.loader)
+        """The first batches in prediction mode."""
+        return self._pass(Loan.predict, self.few)
 
     @cached_property
     def target(self) -> Pass:
         """The target's batches in prediction mode."""
-        return self._pass(Loan.predict, self.settings.target_loader)
+        return self._pass(Loan.predict, lambda: self.feed(self.settings.target_loader))
 
     @cached_property
     def gaps(self) -> dict[str, Gap]:
@@ -119,8 +122,11 @@ class Patient:
         In training mode a layer's input does not depend on the statistics that layers before it
         store, so a layer is not blamed for an earlier one. Nor is one whose statistics nobody reads.
         """
-        found = self.gaps_in(self.training)
-        return {name: gap for name, gap in found.items() if not gap.reaches(INFO_RATIO) or self.reads(name)}
+        return {
+            name: gap
+            for name, gap in self._trained.items()
+            if not gap.reaches(INFO_RATIO) or self.reads(name)
+        }
 
     @cached_property
     def excess(self) -> float:
@@ -130,7 +136,15 @@ class Patient:
     @cached_property
     def prediction_gaps(self) -> dict[str, Gap]:
         """The same as prediction meets them: with all layers at their stored statistics."""
-        return self.gaps_in(self.prediction)
+        return self.predicted(self.prediction, self.by_name)
+
+    def predicted(self, examined: Pass, layers: Mapping[str, Layer]) -> dict[str, Gap]:
+        """Gaps of layers in a pass over `few` batches, against what sampling explains in training."""
+        return {
+            name: dataclasses.replace(gap, expected=self._trained[name].expected)
+            for name, gap in self._gaps(examined, layers).items()
+            if name in self._trained
+        }
 
     def reads(self, name: str) -> bool:
         """Whether prediction normalizes with a layer's statistics; True where that cannot be seen."""
@@ -140,10 +154,12 @@ class Patient:
             return True
         return any(call.layer == name and not call.training for batch in batches for call in batch)
 
-    def gaps_in(self, examined: Pass, layers: Mapping[str, Layer] | None = None) -> dict[str, Gap]:
-        """Gaps on what a pass showed, of the layers as they are or as given."""
+    @cached_property
+    def _trained(self) -> dict[str, Gap]:
+        return self._gaps(self.training, self.by_name)
+
+    def _gaps(self, examined: Pass, layers: Mapping[str, Layer]) -> dict[str, Gap]:
         found = {}
-        layers = layers or self.by_name
         # A frozen layer predicts as it trains, so it has no gap.
         trains = {call.layer for batch in self.training.batches for call in batch if call.training}
         for name, series in examined.series.items():
@@ -183,6 +199,15 @@ class Patient:
         """The first batches of a loader, moved."""
         return (batch for batch, _ in self._feed(loader))
 
+    def few(self) -> Iterator[Any]:
+        """Batches enough to see prediction, whose scatter is that of training: two, and `FEW` samples."""
+        samples = 0
+        for number, (batch, size) in enumerate(self._feed(self.loader), 1):
+            yield batch
+            samples += size
+            if number >= 2 and samples >= FEW:
+                return
+
     def forward(self, model: nn.Module, batch: Any) -> object:
         """Run the model on a batch; its outputs."""
         return self._feed(self.loader).forward(model, batch)
@@ -193,11 +218,11 @@ class Patient:
             device = device_of(self.model)
         return Feed(loader, self.settings.forward_fn, device, None, self.limit, "diagnose")
 
-    def _pass(self, mode: Callable[[Loan], None], loader: Any) -> Pass:
+    def _pass(self, mode: Callable[[Loan], None], batches: Callable[[], Iterator[Any]]) -> Pass:
         assert self.model is not None
         with self.lent() as loan:
             mode(loan)
-            found = run_pass(self.model, self.by_name, lambda: self.feed(loader), self.forward)
+            found = run_pass(self.model, self.by_name, batches, self.forward)
         if not found.batches and not found.refused:
             raise ValueError("diagnose: loader expected one batch or more, got none")
         return found

@@ -30,7 +30,7 @@ from batchnorm.records import Finding
 EVIDENCE = "F"
 
 ROUNDINGS = 8
-ROWS = 8  # compared at both ends of the batch, where faults of long batches show
+VALUES = 2**18  # compared at both ends of the batch, where faults of long batches show; a row at least
 FIX = safe("batchnorm.convert(model): layers with kernels of our own, on any device")
 
 
@@ -105,5 +105,6 @@ def _worst(layer: Layer, input: Tensor, output: Tensor) -> float:
 
 
 def _ends(values: Tensor) -> Tensor:
-    ends = values if len(values) <= 2 * ROWS else torch.cat([values[:ROWS], values[-ROWS:]])
+    rows = max(1, VALUES // max(1, values[0].numel()))
+    ends = values if len(values) <= 2 * rows else torch.cat([values[:rows], values[-rows:]])
     return ends.detach().cpu().double()
