@@ -25,7 +25,7 @@ from batchnorm.surgery.population import device_of
 __all__ = ["Patient", "UnavailableError"]
 
 
-FEW = 16
+FEW = 16  # samples
 
 
 class UnavailableError(Exception):
