@@ -174,7 +174,7 @@ def _show(console: Console, verdicts: Sequence[VerdictRecord], out: Path) -> Non
     for record in verdicts:
         head = (f"{record.study} {record.name}", record.verdict)
         for effect in record.effects:
-            side = f"{effect.side} {effect.bound:g}{effect.unit}"
+            side = f"{effect.side} {effect.bound:g} {effect.unit}".rstrip()
             interval = f"{effect.low:.4g} … {effect.high:.4g}"
             met = {True: "yes", False: "no", None: "-"}[effect.met]
             table.add_row(*head, f"{effect.name} ({side})", f"{effect.mean:.4g}", interval, met)
