@@ -16,7 +16,11 @@ __all__ = ["STUDY"]
 
 RATES = (0.1, 1.0)
 MOMENTA = (0.01, 0.3, 1.0)
-KINDS = {"running": "moving averages", "recalibrated": "population", "batch": "each batch of 500 its own"}
+KINDS = {
+    "running": "moving averages",
+    "recalibrated": "population statistics",
+    "batch": "each batch of 500 its own",
+}
 
 
 def _trials(plan: Plan) -> list[Trial]:
@@ -68,8 +72,9 @@ def _headline(results: Results, kind: str) -> str:
     every = [share for row in results.where(lr=1.0).rows for share in _half(row.result[kind])]
     spread = f" ± {statistics.stdev(last):.3f}" if len(last) > 1 else ""
     return (
-        f"At rate 1.0 the last test accuracy with {KINDS[kind]} is {statistics.fmean(last):.3f}{spread} "
-        f"over {len(last)} seeds (worst {min(last):.3f}; worst of the last half {min(every):.3f})."
+        f"At learning rate 1.0 the test accuracy after the last epoch, with {KINDS[kind]}, is "
+        f"{statistics.fmean(last):.3f}{spread} over {len(last)} seeds, {min(last):.3f} the worst; "
+        f"the worst after any epoch of the last half is {min(every):.3f}."
     )
 
 

@@ -1,0 +1,44 @@
+"use strict";
+// Theme, search and charts of the book. The numbers and specifications come with each page (#data).
+
+const byId = (id) => document.getElementById(id);
+const data = JSON.parse(byId("data").textContent);
+
+// ---- Theme: follows the system until the reader chooses ----
+
+const prefersDark = matchMedia("(prefers-color-scheme: dark)");
+const isDark = () => (document.documentElement.dataset.theme ?? (prefersDark.matches ? "dark" : "light")) === "dark";
+const showTheme = () => byId("theme").setAttribute("aria-pressed", isDark());
+byId("theme").addEventListener("click", () => {
+  const theme = isDark() ? "light" : "dark";
+  document.documentElement.dataset.theme = theme;
+  try { localStorage.setItem("batchnorm-theme", theme); } catch { /* storage is forbidden: not remembered */ }
+  showTheme();
+});
+prefersDark.addEventListener("change", showTheme);
+showTheme();
+
+// ---- Search: every word must stand somewhere in a claim's text ----
+
+const rows = [...document.querySelectorAll("[data-words]")];
+byId("search")?.addEventListener("input", ({ target }) => {
+  const wanted = target.value.toLowerCase().split(/\s+/).filter(Boolean);
+  let shown = 0;
+  for (const row of rows) {
+    row.hidden = !wanted.every((word) => row.dataset.words.includes(word));
+    shown += !row.hidden;
+  }
+  byId("found").textContent = `${shown} shown`;
+  byId("nothing").hidden = shown > 0;
+});
+
+// ---- Charts ----
+
+async function draw(host, { chart, rows }) {
+  const spec = { ...chart, data: chart.data.map((source) => (source.name === "rows" ? { ...source, values: rows } : source)) };
+  await vegaEmbed(host, spec, { mode: "vega", renderer: "svg", actions: false, tooltip: { theme: "report" } });
+}
+
+const hosts = [...document.querySelectorAll(".plot")];
+// Tests wait for this.
+window.reportDrawn = Promise.all(hosts.map((host, number) => draw(host, data.charts[number])));
