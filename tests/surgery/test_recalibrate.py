@@ -254,7 +254,7 @@ def test_a_model_with_nothing_to_change_is_refused(model, words):
 @pytest.mark.parametrize(("loader", "words"), [
     ([], "loader expected one batch or more, got none"),
     (iter(shuffled()), "got a one-time list_iterator"),
-    ([{"x": 1}], "got dict; forward_fn="),
+    ([["x"]], "got list; forward_fn="),
 ])  # fmt: skip
 def test_a_loader_that_does_not_serve_is_refused_in_one_line(loader, words):
     model = mlp()
