@@ -41,11 +41,10 @@ sanitize: check
 	$(BIN)/python -m pytest -q -n auto --dist loadfile -k 'native and not compiled' tests/conformance
 
 # The doctor's SARIF against the schema, which Microsoft's validator brings along on npm.
-SCHEMA := $(CURDIR)/build/package/sarif-2.1.0.json
 sarif: .venv/zoo.stamp
 	mkdir -p build && npm pack --silent --pack-destination build @microsoft/sarif-multitool-linux@5.7.0
 	tar -xzf build/microsoft-sarif-multitool-linux-5.7.0.tgz -C build package/sarif-2.1.0.json
-	SARIF_SCHEMA=$(SCHEMA) $(BIN)/python -m pytest -q -k sarif tests/cli/test_doctor.py
+	SARIF_SCHEMA=$(CURDIR)/build/package/sarif-2.1.0.json $(BIN)/python -m pytest -q -k sarif tests/cli/test_doctor.py
 
 # The whole conformance suite on the Triton kernels, in Triton's interpreter: some minutes without a GPU.
 triton: check

@@ -5,11 +5,11 @@ Exit codes: 0 clean, 1 findings, 2 misuse or unreadable input, 3 a fault of ours
 
 import os
 import sys
-from importlib import metadata
 from typing import Annotated, Any, NoReturn
 
 import typer
 
+import batchnorm
 from batchnorm.cli import bench, doctor, explain, export, fold, recalibrate, report, study, train
 
 __all__ = ["app", "main"]
@@ -27,7 +27,7 @@ _UsageError: Any = typer.BadParameter.__mro__[1]
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"batchnorm {metadata.version('batchnorm')}")
+        print(f"batchnorm {batchnorm.__version__}")
         raise typer.Exit
 
 

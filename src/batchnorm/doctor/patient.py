@@ -80,7 +80,7 @@ class Patient:
 
     @cached_property
     def graph(self) -> Graph | None:
-        """The traced model; None without a model or where torch.fx cannot trace it."""
+        """The traced model; None without a model, or where it has lazy parameters or cannot be copied."""
         if self.model is None or self.lazy is not None:
             return None
         with self.lent():

@@ -4,9 +4,9 @@ References:
     OASIS 2020, "Static Analysis Results Interchange Format (SARIF) Version 2.1.0".
 """
 
-from importlib import metadata
 from typing import Any
 
+import batchnorm
 from batchnorm.doctor.report import Report
 from batchnorm.doctor.rule import all_rules
 
@@ -45,7 +45,7 @@ def sarif(report: Report, target: str) -> dict[str, Any]:
         }
         for finding in report.findings
     ]
-    driver = {"name": "batchnorm doctor", "semanticVersion": metadata.version("batchnorm"), "rules": rules}
+    driver = {"name": "batchnorm doctor", "semanticVersion": batchnorm.__version__, "rules": rules}
     return {
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
         "version": "2.1.0",
