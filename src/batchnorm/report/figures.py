@@ -123,7 +123,7 @@ def _names_axis(names: Sequence[object]) -> Spec:
         "labelAngle": {"expr": f"{lean} ? -40 : 0"},
         "labelAlign": {"expr": f"{lean} ? 'right' : 'center'"},
         "labelBaseline": {"expr": f"{lean} ? 'middle' : 'top'"},
-        "labelLimit": 90,
+        "labelLimit": 160,
         "labelOverlap": False,
     }
 
