@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from batchnorm.records import VerdictRecord, read_verdicts
-from batchnorm.report.book import effect_words
+from batchnorm.report.book import effect_words, met_words
 
 
 def verdict_table(studies: Path) -> str:
@@ -22,9 +22,9 @@ def verdict_table(studies: Path) -> str:
 
 
 def _row(record: VerdictRecord) -> str:
-    effect, met = record.effects[0], sum(each.met is True for each in record.effects)
+    effect = record.effects[0]
     measured = f"{effect.text}: {effect_words(effect)}, {len(effect.values)}"
-    cells = (record.study.upper(), record.claim, f"**{record.verdict}**", f"{met} of {len(record.effects)}")
+    cells = (record.study.upper(), record.claim, f"**{record.verdict}**", met_words(record))
     return f"| {' | '.join((*cells, measured))} |"
 
 

@@ -15,7 +15,7 @@ from batchnorm.report.payload import embed
 from batchnorm.report.tables import settings_table
 from batchnorm.report.vega import browser_bundle, for_page
 
-__all__ = ["effect_words", "write_book"]
+__all__ = ["effect_words", "met_words", "write_book"]
 
 _MARK = (
     '<div class="mark" role="note"><p>EMBEDDED SAMPLE. Trained and tested on the small part of Fashion-MNIST'
@@ -77,7 +77,7 @@ def _row(record: VerdictRecord) -> str:
         f'<th scope="row"><a href="{_address(record)}">{record.study.upper()}</a></th>'
         f'<td class="words"><a href="{_address(record)}">{escape(record.claim)}</a></td>'
         f"<td>{_badge(record)}</td>"
-        f"<td>{_met(record)}</td>"
+        f"<td>{met_words(record)}</td>"
         f'<td class="words">{escape(effect.text)}: {effect_words(effect)}</td></tr>'
     )
 
@@ -88,7 +88,7 @@ def _page(record: VerdictRecord, before: Sequence[VerdictRecord], after: Sequenc
         name=escape(record.name),
         claim=escape(record.claim),
         badge=_badge(record),
-        met=_met(record),
+        met=met_words(record),
         seeds=f"{len(record.seeds)} seeds" if len(record.seeds) > 1 else "one seed",
         profile=escape(record.profile),
         images=_images(record),
@@ -213,7 +213,8 @@ def _badge(record: VerdictRecord) -> str:
     return f'<span class="verdict {record.verdict.replace(" ", "-")}">{escape(record.verdict)}</span>'
 
 
-def _met(record: VerdictRecord) -> str:
+def met_words(record: VerdictRecord) -> str:
+    """How many of a study's conditions are met, as ``3 of 4``."""
     return f"{sum(effect.met is True for effect in record.effects)} of {len(record.effects)}"
 
 
