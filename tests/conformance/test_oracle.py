@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
+from batchnorm.ops import has_native
 from tests.conformance.comparison import check, each_backend, each_of_ours, run
 from tests.interpreter import INTERPRETED
 from tests.strategies import ACTIVATIONS, DTYPES, LAYOUTS, Case, cases
@@ -80,6 +81,22 @@ def test_many_values_per_channel(backend, layout, shape, dtype):
         shape, dtype=dtype, layout=layout, offset=3.0, grad=layout, activation="silu", residual=layout
     )
     check(case, backend, training=True)
+
+
+# Outputs above 4 MB are written past the cache: rows that do not begin with a cache line, and short rows.
+LARGE = [(67, 130, 15, 18), (45, 1000, 7, 7)]
+
+
+@pytest.mark.skipif(not has_native("cpu"), reason="the native CPU kernels are not built")
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("shape", LARGE, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_native_outputs_past_the_cache(shape, dtype, layout):
+    case = Case(
+        shape, dtype=dtype, parameters=dtype, layout=layout, grad=layout, activation="relu", residual=layout
+    )
+    check(case, "native", training=True)
+    check(dataclasses.replace(case, residual=None), "native", training=False)
 
 
 @each_of_ours

@@ -49,7 +49,7 @@ def resolve_backend(backend: str, input: Tensor) -> str:
         RuntimeError: If ``native`` is asked for and no kernel serves the device.
     """
     if backend == "auto":
-        backend = check_backend(os.environ.get("BATCHNORM_BACKEND", "auto"), "BATCHNORM_BACKEND")
+        backend = check_backend(os.environ.get("BATCHNORM_BACKEND") or "auto", "BATCHNORM_BACKEND")
     if backend == "auto":
         if has_native(input.device.type):
             return "native"

@@ -43,8 +43,9 @@ Gradients backward(const char* op, const Tensor& grad_output, const Tensor& inpu
   const Reduce gradients = k.gradients[activation][through_residual];
   Map input_gradient = k.input_gradient[activation][through_residual];
   Task second = task;
-  if (task.dz && batch.is_exact()) {
-    // The first pass wrote dz, and nothing was lost: the second starts from there.
+  if (task.dz && batch.is_exact() && (!task.stream || batch.channels_last())) {
+    // The first pass wrote dz, and nothing was lost: the second starts from there. Not where dz went past the
+    // cache and the group that it came from is still in it.
     second.grad = task.dz;
     input_gradient = k.input_gradient[IDENTITY][0];
   }

@@ -142,8 +142,9 @@ template <class T> struct Columns {
       const T* x = static_cast<const T*>(t.x) + start;
       const T* residual = static_cast<const T*>(t.residual) + start;
       T* out = static_cast<T*>(t.out) + start;
-      const bool past_cache = t.stream && whole_lines(out, width);
-      sweep<A>(width, [&](int64_t j, int, auto lanes) {
+      const bool past_cache = t.stream && can_stream(out, width);
+      const int64_t head = past_cache ? to_line(out) : 0;
+      sweep<A>(width, head, [&](int64_t j, int, auto lanes) {
         V z = (lanes.load(x + j) - lanes.load(mean + j)) * lanes.load(scale + j) + lanes.load(shift + j);
         if constexpr (has_residual) z += lanes.load(residual + j);
         lanes.write(past_cache, out + j, activate<activation, A>(z));
@@ -170,8 +171,9 @@ template <class T> struct Columns {
         const T* grad = static_cast<const T*>(t.grad) + at;
         const T* residual = static_cast<const T*>(t.residual) + at;
         T* kept = static_cast<T*>(t.dz) + at;
-        const bool past_cache = has_residual && t.stream && whole_lines(kept, width);
-        sweep<A>(width, [&](int64_t j, int, auto lanes) {
+        const bool past_cache = has_residual && t.stream && can_stream(kept, width);
+        const int64_t head = past_cache ? to_line(kept) : 0;
+        sweep<A>(width, head, [&](int64_t j, int, auto lanes) {
           const V d = lanes.load(x + j) - lanes.load(mean + j);
           V z = d * lanes.load(scale + j) + lanes.load(shift + j);
           if constexpr (has_residual) z += lanes.load(residual + j);
@@ -202,8 +204,9 @@ template <class T> struct Columns {
       const T* grad = static_cast<const T*>(t.grad) + start;
       const T* residual = static_cast<const T*>(t.residual) + start;
       T* out = static_cast<T*>(t.out) + start;
-      const bool past_cache = t.stream && whole_lines(out, width);
-      sweep<A>(width, [&](int64_t j, int, auto lanes) {
+      const bool past_cache = t.stream && can_stream(out, width);
+      const int64_t head = past_cache ? to_line(out) : 0;
+      sweep<A>(width, head, [&](int64_t j, int, auto lanes) {
         const V d = lanes.load(x + j) - lanes.load(mean + j), by = lanes.load(scale + j);
         V z = d * by + lanes.load(shift + j);
         if constexpr (has_residual) z += lanes.load(residual + j);

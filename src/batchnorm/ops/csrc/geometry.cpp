@@ -18,6 +18,9 @@ constexpr int64_t SEGMENT_VALUES = 65536;   // fewer are not worth a thread
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// How many times so many values are a multiple of EVEN.
+int64_t evens_of(int64_t values) { return EVEN / std::gcd<int64_t>(values, EVEN); }
+
 void cut_channels(Geometry& g, int64_t group_channels) {
   g.groups = divide_up(g.C, std::clamp<int64_t>(group_channels, 1, g.C));
   g.group_channels = divide_up(g.C, g.groups);
@@ -56,7 +59,7 @@ Geometry cut(int64_t N, int64_t C, int64_t S, bool channels_last, int64_t value_
   const int64_t rows = channels_last ? N * S : N;
   const int64_t width = C * g.inner;
   if (width < WIDE) {
-    const int64_t even = EVEN / std::gcd<int64_t>(width, EVEN);
+    const int64_t even = evens_of(width);
     int64_t repeat = divide_up(WIDE, width * even) * even;
     if (repeat * width > MAX_WIDTH) repeat = divide_up(WIDE, width);
     g.repeat = std::min(repeat, rows);
@@ -65,7 +68,8 @@ Geometry cut(int64_t N, int64_t C, int64_t S, bool channels_last, int64_t value_
   g.rest = rows % g.repeat;
   g.row_stride = width * g.repeat;
   int64_t fitting = MAX_WIDTH / (g.inner * g.repeat);
-  if (EVEN <= fitting && fitting < C) fitting -= fitting % EVEN;
+  const int64_t even = evens_of(g.inner * g.repeat);
+  if (even <= fitting && fitting < C) fitting -= fitting % even;
   g.group_channels = std::min(fitting, C);
   g.groups = divide_up(C, g.group_channels);
   const int64_t group_width = g.group_channels * g.inner * g.repeat;

@@ -24,6 +24,8 @@
 // Also where it is not optimized: an inline function shared by files compiled for different instruction
 // sets must never be linked from the most modern of them.
 #define BATCHNORM_INLINE inline __attribute__((always_inline))
+// The same of a lambda, where measured to be faster.
+#define BATCHNORM_BODY __attribute__((always_inline))
 // For what is called seldom from many kernels.
 #define BATCHNORM_APART __attribute__((noinline))
 

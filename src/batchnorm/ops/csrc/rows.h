@@ -79,7 +79,7 @@ template <class T> struct Rows {
       for (int64_t u = begin; u < end; ++u) {
         const Run r = run(g, c, u);
         fetch(x, u + 1 < end ? run(g, c, u + 1).start : next);
-        sweep<A, 4>(r.length, [&](int64_t j, int k, auto lanes) {
+        sweep<A, 4>(r.length, [&](int64_t j, int k, auto lanes) BATCHNORM_BODY {
           const V d = lanes.keep(lanes.load(x + r.start + j) - shift);
           first[k] += d;
           second[k] += d * d;
@@ -108,11 +108,12 @@ template <class T> struct Rows {
         const T* residual = static_cast<const T*>(t.residual) + r.start;
         T* kept = static_cast<T*>(t.dz) + r.start;
         const int64_t then = u + 1 < end ? run(g, c, u + 1).start : next;
-        const bool past_cache = has_residual && t.stream && whole_lines(kept, r.length);
+        const bool past_cache = has_residual && t.stream && can_stream(kept, r.length);
+        const int64_t head = past_cache ? to_line(kept) : 0;
         fetch(t.x, then);
         fetch(t.grad, then);
         if constexpr (has_residual) fetch(t.residual, then);
-        sweep<A, is_heavy(activation) ? 1 : 4>(r.length, [&](int64_t j, int k, auto lanes) {
+        sweep<A, is_heavy(activation) ? 1 : 4>(r.length, head, [&](int64_t j, int k, auto lanes) {
           const V d = lanes.load(x + j) - at.mean;
           V z = d * at.scale + at.shift;
           if constexpr (has_residual) z += lanes.load(residual + j);
@@ -149,11 +150,12 @@ template <class T> struct Rows {
       const T* x = static_cast<const T*>(t.x) + r.start;
       const T* residual = static_cast<const T*>(t.residual) + r.start;
       T* out = static_cast<T*>(t.out) + r.start;
-      const bool past_cache = t.stream && whole_lines(out, r.length);
+      const bool past_cache = t.stream && can_stream(out, r.length);
+      const int64_t head = past_cache ? to_line(out) : 0;
       const Coefficients at(t, c);
       fetch(t.x, next);
       if constexpr (has_residual) fetch(t.residual, next);
-      sweep<A>(r.length, [&](int64_t j, int, auto lanes) {
+      sweep<A>(r.length, head, [&](int64_t j, int, auto lanes) BATCHNORM_BODY {
         V z = (lanes.load(x + j) - at.mean) * at.scale + at.shift;
         if constexpr (has_residual) z += lanes.load(residual + j);
         lanes.write(past_cache, out + j, activate<activation, A>(z));
@@ -169,12 +171,13 @@ template <class T> struct Rows {
       const T* grad = static_cast<const T*>(t.grad) + r.start;
       const T* residual = static_cast<const T*>(t.residual) + r.start;
       T* out = static_cast<T*>(t.out) + r.start;
-      const bool past_cache = t.stream && whole_lines(out, r.length);
+      const bool past_cache = t.stream && can_stream(out, r.length);
+      const int64_t head = past_cache ? to_line(out) : 0;
       const Coefficients at(t, c);
       const V slope = in_lanes(t, SLOPE, c), offset = in_lanes(t, OFFSET, c);
       fetch(t.x, next);
       fetch(t.grad, next);
-      sweep<A>(r.length, [&](int64_t j, int, auto lanes) {
+      sweep<A>(r.length, head, [&](int64_t j, int, auto lanes) {
         const V d = lanes.load(x + j) - at.mean;
         V z = d * at.scale + at.shift;
         if constexpr (has_residual) z += lanes.load(residual + j);

@@ -34,20 +34,22 @@ template <class T> BATCHNORM_APART void store_some(T* p, vec<acc_t<T>> v, int co
   std::memcpy(p, padded, count * sizeof(T));
 }
 
-// Lanes from `begin` up to `end` count; where `end` is not the last lane, memory may end there.
+// Lanes from `begin` up to `end` count. Memory is there for all of them, unless it `stops` at `end`.
 template <class A> struct SomeLanes {
   int begin, end;
+  bool stops;
 
   template <class T> BATCHNORM_INLINE vec<A> load(const T* p) const {
-    return end == LANES<A> ? BATCHNORM_ISA::load(p) : load_some(p, end);
+    return stops ? load_some(p, end) : BATCHNORM_ISA::load(p);
   }
   template <class T> BATCHNORM_INLINE void store(T* p, vec<A> v) const {
-    if (end == LANES<A>) return BATCHNORM_ISA::store(p, v);
+    if (!stops) return BATCHNORM_ISA::store(p, v);
     store_some(p, v, end);
   }
-  // Lanes before `begin` have been written, perhaps over what they were computed from: they stay.
-  template <class T> BATCHNORM_INLINE void write(bool, T* p, vec<A> v) const {
-    store(p, end == LANES<A> ? (counts() ? v : BATCHNORM_ISA::load(p)) : v);
+  // The other lanes stay: they have been written, perhaps over what they were computed from.
+  template <class T> BATCHNORM_INLINE void write(bool past_cache, T* p, vec<A> v) const {
+    if (past_cache) return stream_some(p, v, begin, end);
+    store(p, stops ? v : counts() ? v : BATCHNORM_ISA::load(p));
   }
   BATCHNORM_INLINE vec<A> keep(vec<A> v) const { return counts() ? v : vec<A>{}; }
   BATCHNORM_INLINE mask<A> counts() const {
@@ -58,10 +60,14 @@ template <class A> struct SomeLanes {
 };
 
 // Calls f(j, k, lanes) for the vectors at j = 0, W, 2W, … of a run; k < `ways` names an accumulator, so
-// that sums do not wait for each other.
-template <class A, int ways = 1, class F> BATCHNORM_INLINE void sweep(int64_t length, const F& f) {
+// that sums do not wait for each other. The first `head` values go apart, so that the vectors after them are
+// at the start of a cache line where they are written past the cache.
+template <class A, int ways = 1, class F>
+BATCHNORM_INLINE void sweep(int64_t length, int64_t head, const F& f) {
   constexpr int W = LANES<A>;
   int64_t j = 0;
+  for (; j < head; j += W) f(j, 0, SomeLanes<A>{0, int(head - j < W ? head - j : W), false});
+  j = head;
   if constexpr (ways == 4) {
     for (; j + 4 * W <= length; j += 4 * W) {
       f(j, 0, AllLanes<A>{});
@@ -73,10 +79,13 @@ template <class A, int ways = 1, class F> BATCHNORM_INLINE void sweep(int64_t le
   for (; j + W <= length; j += W) f(j, 0, AllLanes<A>{});
   if (j == length) return;
   if (length >= W) {
-    f(length - W, 0, SomeLanes<A>{int(W - (length - j)), W});
+    f(length - W, 0, SomeLanes<A>{int(W - (length - j)), W, false});
   } else {
-    f(0, 0, SomeLanes<A>{0, int(length)});
+    f(0, 0, SomeLanes<A>{0, int(length), true});
   }
+}
+template <class A, int ways = 1, class F> BATCHNORM_INLINE void sweep(int64_t length, const F& f) {
+  sweep<A, ways>(length, 0, f);
 }
 
 }  // namespace batchnorm::BATCHNORM_ISA

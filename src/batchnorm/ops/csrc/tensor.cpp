@@ -144,7 +144,7 @@ Tensor Batch::empty_like() const {
   const auto sizes = tensor.sizes();
   int64_t strides[MAX_RANK];
   dense_strides(sizes.data(), sizes.size(), last, strides);
-  return allocate(sizes.data(), strides, sizes.size(), dtype);
+  return new_output(sizes.data(), strides, sizes.size(), code(dtype), bytes());
 }
 
 Tensor Batch::empty() const {
@@ -178,6 +178,7 @@ std::vector<double> Batch::parameter(const OptionalTensor& given, const char* na
   return values;
 }
 
+int64_t Batch::bytes() const { return tensor.numel() * value_bytes(dtype); }
 double Batch::value(int64_t index) const { return read(tensor.const_data_ptr(), dtype, index); }
 
 Task Batch::task() const {
@@ -189,7 +190,7 @@ Task Batch::task() const {
 
 void Batch::write_to(const Tensor& out, Task& task) const {
   task.out = out.mutable_data_ptr();
-  task.stream = prepare_output(task.out, tensor.numel() * value_bytes(dtype));
+  task.stream = goes_past_cache(bytes());
 }
 
 Vector::Vector(const char* op, const Tensor& tensor, const char* name) : data(tensor.mutable_data_ptr()) {

@@ -44,6 +44,8 @@ class Batch {
   const Kernels& kernels() const { return family(dtype)[geometry.columns]; }
 
  private:
+  int64_t bytes() const;
+
   const char* op;
   bool last;
 };

@@ -140,7 +140,7 @@ template <> inline u16s pack<float16>(floats v) {
 
 template <class T> inline void store(T* p, vec<acc_t<T>> v) { store_raw(p, pack<T>(v)); }
 
-// Stores without reading the memory into the cache first. Pays only where whole cache lines are written.
+// Stores past the cache, without reading the memory first; p is at the start of a vector of memory.
 template <class T> inline void stream(T* p, vec<acc_t<T>> v) {
   const auto packed = pack<T>(v);
 #if defined(__AVX512F__)
@@ -160,8 +160,30 @@ inline void end_stream() {
   _mm_sfence();
 #endif
 }
-template <class T> BATCHNORM_INLINE bool whole_lines(const T* p, int64_t values) {
-  return (reinterpret_cast<uintptr_t>(p) | (values * sizeof(T))) % 64 == 0;
+// Whether these values can be streamed: they begin and end with a word, and a cache line starts among them
+// with a vector's length before it and after it.
+template <class T> BATCHNORM_INLINE bool can_stream(const T* p, int64_t values) {
+  return values >= 32 && (reinterpret_cast<uintptr_t>(p) | (values * sizeof(T))) % sizeof(int) == 0;
+}
+// Streams the lanes from `begin` up to `end`. Of a line that is written in parts, one after the other, the
+// processor makes one write.
+template <class T> BATCHNORM_INLINE void stream_some(T* p, vec<acc_t<T>> v, int begin, int end) {
+  T values[LANES<acc_t<T>>];
+  store(values, v);
+#if defined(__SSE2__)
+  int* to = reinterpret_cast<int*>(p + begin);
+  const char *from = reinterpret_cast<char*>(values + begin), *last = reinterpret_cast<char*>(values + end);
+  for (int word; from < last; from += sizeof word) {
+    std::memcpy(&word, from, sizeof word);
+    _mm_stream_si32(to++, word);
+  }
+#else
+  std::memcpy(p + begin, values + begin, (end - begin) * sizeof(T));
+#endif
+}
+// Values from p up to the next start of a cache line.
+template <class T> BATCHNORM_INLINE int64_t to_line(const T* p) {
+  return -reinterpret_cast<uintptr_t>(p) % 64 / sizeof(T);
 }
 
 // The smaller or larger of v and a bound; NaN stays NaN.
