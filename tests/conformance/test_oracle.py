@@ -83,8 +83,8 @@ def test_many_values_per_channel(backend, layout, shape, dtype):
     check(case, backend, training=True)
 
 
-# Outputs above 4 MB are written past the cache: rows that do not begin with a cache line, and short rows.
-LARGE = [(67, 130, 15, 18), (45, 1000, 7, 7)]
+# Outputs from 2 MB on are written past the cache: rows that do not begin with a cache line, and short rows.
+LARGE = [(33, 130, 15, 18), (23, 1000, 7, 7)]
 
 
 @pytest.mark.skipif(not has_native("cpu"), reason="the native CPU kernels are not built")

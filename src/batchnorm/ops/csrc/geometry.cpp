@@ -42,7 +42,7 @@ void cut_units(Geometry& g, int64_t block_units, int64_t values) {
 Geometry cut(int64_t N, int64_t C, int64_t S, bool channels_last, int64_t value_bytes, bool one_pass) {
   Geometry g{};
   g.N = N, g.C = C, g.S = S;
-  g.columns = channels_last || S < (one_pass ? SHORT_ROW / 2 : SHORT_ROW);
+  g.columns = channels_last || S < SHORT_ROW;
   g.inner = g.repeat = g.pieces = g.segments = g.group_channels = 1;
   if (N == 0 || C == 0 || S == 0) return g;  // no groups
   if (!g.columns) {

@@ -17,6 +17,6 @@ torch::stable::Tensor new_output(const int64_t* sizes, const int64_t* strides, i
 // Whether to write an output of so many bytes past the cache, which would first read it and later evict what
 // is still needed. (Measured on Zen 4 with 32 MB of last-level cache, whole networks too: an output is one of
 // three to five tensors that a call touches.)
-inline bool goes_past_cache(int64_t bytes) { return bytes >= 4 << 20; }
+inline bool goes_past_cache(int64_t bytes) { return bytes >= 2 << 20; }
 
 }  // namespace batchnorm
