@@ -32,9 +32,9 @@ Gradients backward(const char* op, const Tensor& grad_output, const Tensor& inpu
   if (through_residual) batch.write_to(grad_residual, task);
   task.dz = task.out;
   batch.write_to(grad_input, task);
-  // A heavy activation is evaluated once if dz is kept where grad_input will be. In a tensor larger than
-  // the cache that costs more traffic than the second evaluation takes.
-  const bool keeps = is_heavy(activation) && batch.is_exact() && !task.stream;
+  // A heavy activation is evaluated once: dz stays in the cache, where grad_input will be.
+  const bool keeps = is_heavy(activation) && batch.is_exact();
+  if (keeps) task.stream = false;
   if (!through_residual) task.dz = keeps ? task.out : nullptr;
   task.frozen = frozen;
   coefficients.pass_to(task);
