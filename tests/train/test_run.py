@@ -94,6 +94,17 @@ def test_training_teaches(tmp_path, sample):
     assert last.test_accuracy_recalibrated > 0.6
 
 
+def test_over_a_hundred_layers_batch_normalization_keeps_the_loss_finite(tmp_path, sample):
+    images, labels = sample.test_images[:50], sample.test_labels[:50]
+    few = dataclasses.replace(sample, test_images=images, test_labels=labels)
+    steep = dataclasses.replace(SMALL, model="resnet110", batch_size=32, lr=0.03, momentum=0.9)
+    config = dataclasses.replace(steep, epochs=1, train_images=96, recalibration_images=32)
+    none, batch = train(config, few, tmp_path / "run", Silent()).epochs
+    assert (none.arm, batch.arm) == ("none", "batch")
+    assert math.isnan(none.loss)
+    assert math.isfinite(batch.loss)
+
+
 def test_the_arms_torch_and_batch_learn_the_same(tmp_path, sample):
     config = dataclasses.replace(SMALL, arms=("batch", "torch", "scratch"), lr=0.1)
     run = train(config, sample, tmp_path / "run", Silent())
