@@ -142,12 +142,11 @@ template <class T> struct Columns {
       const T* x = static_cast<const T*>(t.x) + start;
       const T* residual = static_cast<const T*>(t.residual) + start;
       T* out = static_cast<T*>(t.out) + start;
-      const bool past_cache = t.stream && can_stream(out, width);
-      const int64_t head = past_cache ? to_line(out) : 0;
-      sweep<A>(width, head, [&](int64_t j, int, auto lanes) {
+      const Way way(t.stream, out, width);
+      sweep<A>(width, way.head, [&](int64_t j, int, auto lanes) {
         V z = (lanes.load(x + j) - lanes.load(mean + j)) * lanes.load(scale + j) + lanes.load(shift + j);
         if constexpr (has_residual) z += lanes.load(residual + j);
-        lanes.write(past_cache, out + j, activate<activation, A>(z));
+        lanes.write(way.past_cache, out + j, activate<activation, A>(z));
       });
     });
     if (t.stream) end_stream();
@@ -171,15 +170,14 @@ template <class T> struct Columns {
         const T* grad = static_cast<const T*>(t.grad) + at;
         const T* residual = static_cast<const T*>(t.residual) + at;
         T* kept = static_cast<T*>(t.dz) + at;
-        const bool past_cache = has_residual && t.stream && can_stream(kept, width);
-        const int64_t head = past_cache ? to_line(kept) : 0;
-        sweep<A>(width, head, [&](int64_t j, int, auto lanes) {
+        const Way way(has_residual && t.stream, kept, width);
+        sweep<A>(width, way.head, [&](int64_t j, int, auto lanes) {
           const V d = lanes.load(x + j) - lanes.load(mean + j);
           V z = d * lanes.load(scale + j) + lanes.load(shift + j);
           if constexpr (has_residual) z += lanes.load(residual + j);
           const V dz = through<activation, A>(lanes.load(grad + j), z);
           if constexpr (has_residual || may_keep<activation, T>)
-            if (keep) lanes.write(past_cache, kept + j, dz);
+            if (keep) lanes.write(way.past_cache, kept + j, dz);
           lanes.store(first + j, lanes.load(first + j) + lanes.keep(dz));
           lanes.store(second + j, lanes.load(second + j) + lanes.keep(dz * d));
         });
@@ -204,15 +202,14 @@ template <class T> struct Columns {
       const T* grad = static_cast<const T*>(t.grad) + start;
       const T* residual = static_cast<const T*>(t.residual) + start;
       T* out = static_cast<T*>(t.out) + start;
-      const bool past_cache = t.stream && can_stream(out, width);
-      const int64_t head = past_cache ? to_line(out) : 0;
-      sweep<A>(width, head, [&](int64_t j, int, auto lanes) {
+      const Way way(t.stream, out, width);
+      sweep<A>(width, way.head, [&](int64_t j, int, auto lanes) {
         const V d = lanes.load(x + j) - lanes.load(mean + j), by = lanes.load(scale + j);
         V z = d * by + lanes.load(shift + j);
         if constexpr (has_residual) z += lanes.load(residual + j);
         const V dz = through<activation, A>(lanes.load(grad + j), z);
         const V through_statistics = only(d, live) * lanes.load(slope + j) + lanes.load(offset + j);
-        lanes.write(past_cache, out + j, dz * by + through_statistics);
+        lanes.write(way.past_cache, out + j, dz * by + through_statistics);
       });
     });
     if (t.stream) end_stream();

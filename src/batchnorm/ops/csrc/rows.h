@@ -108,18 +108,17 @@ template <class T> struct Rows {
         const T* residual = static_cast<const T*>(t.residual) + r.start;
         T* kept = static_cast<T*>(t.dz) + r.start;
         const int64_t then = u + 1 < end ? run(g, c, u + 1).start : next;
-        const bool past_cache = has_residual && t.stream && can_stream(kept, r.length);
-        const int64_t head = past_cache ? to_line(kept) : 0;
+        const Way way(has_residual && t.stream, kept, r.length);
         fetch(t.x, then);
         fetch(t.grad, then);
         if constexpr (has_residual) fetch(t.residual, then);
-        sweep<A, is_heavy(activation) ? 1 : 4>(r.length, head, [&](int64_t j, int k, auto lanes) {
+        sweep<A, is_heavy(activation) ? 1 : 4>(r.length, way.head, [&](int64_t j, int k, auto lanes) {
           const V d = lanes.load(x + j) - at.mean;
           V z = d * at.scale + at.shift;
           if constexpr (has_residual) z += lanes.load(residual + j);
           const V dz = through<activation, A>(lanes.load(grad + j), z);
           if constexpr (has_residual || may_keep<activation, T>)
-            if (keep) lanes.write(past_cache, kept + j, dz);
+            if (keep) lanes.write(way.past_cache, kept + j, dz);
           first[k] += lanes.keep(dz);
           second[k] += lanes.keep(dz * d);
         });
@@ -150,15 +149,14 @@ template <class T> struct Rows {
       const T* x = static_cast<const T*>(t.x) + r.start;
       const T* residual = static_cast<const T*>(t.residual) + r.start;
       T* out = static_cast<T*>(t.out) + r.start;
-      const bool past_cache = t.stream && can_stream(out, r.length);
-      const int64_t head = past_cache ? to_line(out) : 0;
+      const Way way(t.stream, out, r.length);
       const Coefficients at(t, c);
       fetch(t.x, next);
       if constexpr (has_residual) fetch(t.residual, next);
-      sweep<A>(r.length, head, [&](int64_t j, int, auto lanes) BATCHNORM_BODY {
+      sweep<A>(r.length, way.head, [&](int64_t j, int, auto lanes) BATCHNORM_BODY {
         V z = (lanes.load(x + j) - at.mean) * at.scale + at.shift;
         if constexpr (has_residual) z += lanes.load(residual + j);
-        lanes.write(past_cache, out + j, activate<activation, A>(z));
+        lanes.write(way.past_cache, out + j, activate<activation, A>(z));
       });
     });
   }
@@ -171,18 +169,17 @@ template <class T> struct Rows {
       const T* grad = static_cast<const T*>(t.grad) + r.start;
       const T* residual = static_cast<const T*>(t.residual) + r.start;
       T* out = static_cast<T*>(t.out) + r.start;
-      const bool past_cache = t.stream && can_stream(out, r.length);
-      const int64_t head = past_cache ? to_line(out) : 0;
+      const Way way(t.stream, out, r.length);
       const Coefficients at(t, c);
       const V slope = in_lanes(t, SLOPE, c), offset = in_lanes(t, OFFSET, c);
       fetch(t.x, next);
       fetch(t.grad, next);
-      sweep<A>(r.length, head, [&](int64_t j, int, auto lanes) {
+      sweep<A>(r.length, way.head, [&](int64_t j, int, auto lanes) {
         const V d = lanes.load(x + j) - at.mean;
         V z = d * at.scale + at.shift;
         if constexpr (has_residual) z += lanes.load(residual + j);
         const V dz = through<activation, A>(lanes.load(grad + j), z);
-        lanes.write(past_cache, out + j, dz * at.scale + (only(d, live) * slope + offset));
+        lanes.write(way.past_cache, out + j, dz * at.scale + (only(d, live) * slope + offset));
       });
     });
   }

@@ -67,13 +67,6 @@ bool is_dense(const Tensor& tensor, bool channels_last) {
   return true;
 }
 
-Tensor allocate(const int64_t* sizes, const int64_t* strides, int64_t rank, Dtype dtype) {
-  AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(rank, sizes, strides, code(dtype), aoti_torch_device_type_cpu(), 0, &handle));
-  return Tensor(handle);
-}
-
 double read(const void* data, Dtype dtype, int64_t index) {
   switch (dtype) {
     case FLOAT64:
@@ -149,12 +142,13 @@ Tensor Batch::empty_like() const {
 
 Tensor Batch::empty() const {
   const int64_t size = 0, stride = 1;
-  return allocate(&size, &stride, 1, dtype);
+  return new_output(&size, &stride, 1, code(dtype), 0);
 }
 
 Tensor Batch::empty_channels() const {
+  const Dtype wanted = is_double() ? FLOAT64 : FLOAT32;
   const int64_t size = geometry.C, stride = 1;
-  return allocate(&size, &stride, 1, is_double() ? FLOAT64 : FLOAT32);
+  return new_output(&size, &stride, 1, code(wanted), size * value_bytes(wanted));
 }
 
 Tensor Batch::channels(const Tensor& other, const char* name) const {

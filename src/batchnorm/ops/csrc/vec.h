@@ -160,11 +160,6 @@ inline void end_stream() {
   _mm_sfence();
 #endif
 }
-// Whether these values can be streamed: they begin and end with a word, and a cache line starts among them
-// with a vector's length before it and after it.
-template <class T> BATCHNORM_INLINE bool can_stream(const T* p, int64_t values) {
-  return values >= 32 && (reinterpret_cast<uintptr_t>(p) | (values * sizeof(T))) % sizeof(int) == 0;
-}
 // Streams the lanes from `begin` up to `end`. Of a line that is written in parts, one after the other, the
 // processor makes one write.
 template <class T> BATCHNORM_INLINE void stream_some(T* p, vec<acc_t<T>> v, int begin, int end) {
@@ -181,10 +176,19 @@ template <class T> BATCHNORM_INLINE void stream_some(T* p, vec<acc_t<T>> v, int 
   std::memcpy(p + begin, values + begin, (end - begin) * sizeof(T));
 #endif
 }
-// Values from p up to the next start of a cache line.
-template <class T> BATCHNORM_INLINE int64_t to_line(const T* p) {
-  return -reinterpret_cast<uintptr_t>(p) % 64 / sizeof(T);
-}
+// How so many values from p on are written: past the cache if that is wanted, they begin and end with a word,
+// and a cache line starts among them with a vector's length before it and after it. The first `head` values lie
+// before that line.
+struct Way {
+  bool past_cache;
+  int64_t head;
+
+  template <class T>
+  BATCHNORM_INLINE Way(bool wanted, const T* p, int64_t values)
+      : past_cache(wanted && values >= 32 &&
+                   (reinterpret_cast<uintptr_t>(p) | (values * sizeof(T))) % sizeof(int) == 0),
+        head(past_cache ? -reinterpret_cast<uintptr_t>(p) % 64 / sizeof(T) : 0) {}
+};
 
 // The smaller or larger of v and a bound; NaN stays NaN.
 inline floats at_most(floats v, float bound) {
