@@ -1,6 +1,7 @@
 """Large outputs lie in the memory that earlier ones have left."""
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -111,3 +112,19 @@ with torch.no_grad():
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     assert in_process(program) == ["7"]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="tells glibc's allocator something")
+def test_the_heap_keeps_what_a_step_frees_and_asks_for_again():
+    program = """
+import resource, torch, batchnorm as bn
+bn.BatchNorm2d(16, backend="native")(torch.randn(8, 16, 64, 64))
+def new_pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    [torch.empty(5 << 20).fill_(1) for _ in range(3)]  # 60 MB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print([new_pages() for _ in range(4)][-1])
+"""
+    (kept,) = in_process(program)
+    (fresh,) = in_process(program, BATCHNORM_REUSE_MEMORY="0")
+    assert int(kept) < int(fresh) / 10

@@ -5,6 +5,8 @@
 
 #pragma once
 
+#include <initializer_list>
+
 #include "activation.h"
 #include "sweep.h"
 
@@ -15,6 +17,7 @@ template <class T> struct Columns {
   using V = vec<A>;
   // A little over a page apart: arrays at the same place in their pages get in each other's way.
   using Scratch = A[MAX_WIDTH + 80];
+  static constexpr int ROWS_AHEAD = 8;
 
   // Where the values of a group start in a row, and how many channels it has.
   struct Strip {
@@ -60,6 +63,25 @@ template <class T> struct Columns {
     return scratch;
   }
 
+  // Calls f(r) for each of so many rows, a few at a time while the tensors' strips of the next few are fetched:
+  // where a strip is not all of a row, the prefetcher does not see where it goes on.
+  template <class F>
+  static BATCHNORM_INLINE void each(const Geometry& g, std::initializer_list<const void*> tensors, int64_t start,
+                                    int64_t rows, const F& f) {
+    for (int64_t r = 0; r < rows;) {
+      const int64_t end = r + ROWS_AHEAD < rows ? r + ROWS_AHEAD : rows;
+      if (g.fetched) ask_for(g, tensors, start + end * g.row_stride);
+      for (; r < end; ++r) f(r);
+    }
+  }
+  static BATCHNORM_APART void ask_for(const Geometry& g, std::initializer_list<const void*> tensors,
+                                      int64_t start) {
+    asm volatile("");  // a call without any effect would be left out
+    for (const void* tensor : tensors)
+      for (int r = 0; tensor && r < ROWS_AHEAD; ++r)
+        prefetch(static_cast<const T*>(tensor) + start + r * g.row_stride, g.fetched);
+  }
+
   // Calls f(first value, rows, repeat) for the rows of a segment, `block` at a time. The tensor rows left
   // over at the end are one more matrix row with fewer repeats.
   template <class F>
@@ -81,6 +103,7 @@ template <class T> struct Columns {
     double mean[MAX_WIDTH], s1[MAX_WIDTH], s2[MAX_WIDTH];
     blocks(g, segment, g.block_units, [&](int64_t start, int64_t rows, int64_t repeat) {
       const T* x = static_cast<const T*>(t.x) + start + strip.start;
+      const T* following = static_cast<const T*>(t.following) + start + strip.start;
       const int64_t width = channels * g.inner * repeat, in_row = g.inner * repeat;
       // As in rows.h the shift is the mean of a sixteenth of the block, or of 16 values.
       int64_t sample = (rows + 15) / 16;
@@ -94,7 +117,13 @@ template <class T> struct Columns {
         mean[c] = static_cast<A>(mean[c] / static_cast<double>(sample * in_row));
       spread(g, channels, mean, shift);
       for (int64_t j = 0; j < width; ++j) first[j] = 0;
-      for (int64_t r = 0; r < rows; ++r) add_moments(x + r * stride, width, shift, first, second);
+      int64_t r = 0;
+      for (; r + 2 <= rows; r += 2) {
+        fetch_two(x + (r + ROWS_AHEAD) * stride, stride, width);
+        if (t.following) fetch_two(following + r * stride, stride, width);
+        add_moments<2>(x + r * stride, stride, width, shift, first, second);
+      }
+      if (r < rows) add_moments<1>(x + r * stride, stride, width, shift, first, second);
       fold(g, channels, repeat, first, s1);
       fold(g, channels, repeat, second, s2);
       const double n = static_cast<double>(rows * in_row), per_value = 1 / n;
@@ -113,11 +142,24 @@ template <class T> struct Columns {
     });
   }
 
-  static void add_moments(const T* x, int64_t width, const A* shift, A* first, A* second) {
+  static BATCHNORM_INLINE void fetch_two(const T* row, int64_t stride, int64_t width) {
+    prefetch(row, width);
+    prefetch(row + stride, width);
+  }
+
+  // Of one row, or of two: then the sums are read and written once for both.
+  template <int rows>
+  static void add_moments(const T* x, int64_t stride, int64_t width, const A* shift, A* first, A* second) {
     sweep<A>(width, [&](int64_t j, int, auto lanes) {
-      const V d = lanes.keep(lanes.load(x + j) - lanes.load(shift + j));
-      lanes.store(first + j, lanes.load(first + j) + d);
-      lanes.store(second + j, lanes.load(second + j) + d * d);
+      const V s = lanes.load(shift + j), d = lanes.keep(lanes.load(x + j) - s);
+      V sum = d, squares = d * d;
+      if constexpr (rows == 2) {
+        const V e = lanes.keep(lanes.load(x + stride + j) - s);
+        sum += e;
+        squares += e * e;
+      }
+      lanes.store(first + j, lanes.load(first + j) + sum);
+      lanes.store(second + j, lanes.load(second + j) + squares);
     });
   }
 
@@ -164,7 +206,7 @@ template <class T> struct Columns {
     blocks(g, segment, g.block_units, [&](int64_t start, int64_t rows, int64_t repeat) {
       const int64_t width = strip.channels * g.inner * repeat;
       for (int64_t j = 0; j < width; ++j) first[j] = 0, second[j] = 0;
-      for (int64_t r = 0; r < rows; ++r) {
+      each(g, {t.x, t.grad, t.residual}, start + strip.start, rows, [&](int64_t r) {
         const int64_t at = start + strip.start + r * g.row_stride;
         const T* x = static_cast<const T*>(t.x) + at;
         const T* grad = static_cast<const T*>(t.grad) + at;
@@ -181,7 +223,7 @@ template <class T> struct Columns {
           lanes.store(first + j, lanes.load(first + j) + lanes.keep(dz));
           lanes.store(second + j, lanes.load(second + j) + lanes.keep(dz * d));
         });
-      }
+      });
       fold(g, strip.channels, repeat, first, sums);
       fold(g, strip.channels, repeat, second, sums + strip.channels);
     });

@@ -28,6 +28,8 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_forward(const Tensor& input, const
   Task task = batch.task();
   batch.write_to(out, task);
   task.residual = added ? added->const_data_ptr() : nullptr;
+  // in channels_last a group is too large to be found in a cache by the next pass
+  if (g.far && !batch.channels_last()) task.following = task.residual;
   coefficients.pass_to(task);
 
   const Kernels& k = batch.kernels();
@@ -61,7 +63,7 @@ Tensor normalize(const Tensor& input, const Tensor& mean, const Tensor& var, con
   Coefficients coefficients(batch, weight, bias, eps);
   for (int64_t c = 0; c < g.C; ++c) coefficients.normalize(c, means.get(c), vars.get(c));
   Task task = batch.task();
-  batch.write_to(out, task);
+  batch.write_to(out, task, PAST_CACHE_IN_PREDICTION);
   task.residual = added ? added->const_data_ptr() : nullptr;
   coefficients.pass_to(task);
   one_pass(g, [&](int64_t group, int64_t segment) {

@@ -8,10 +8,12 @@
 namespace batchnorm {
 namespace {
 
-constexpr int64_t SHORT_ROW = 64;           // shorter rows are faster as columns
+constexpr int64_t SHORT_ROW = 64;           // so short rows, and shorter ones, are faster as columns
 constexpr int64_t CACHE_BYTES = 128 << 10;  // of one array; with its output or gradient it fits an L2 cache
 constexpr int64_t PAGE_BYTES = 4096;        // a group's run in one image, to stay friends with the prefetcher
+constexpr int64_t FAR_BYTES = 4 << 20;      // of the tensor; a network's other tensors evict it
 constexpr int64_t EVEN = 16;                // values: whole vectors and, in float32, whole cache lines
+constexpr int64_t FIRST_LINES = 512;        // bytes
 constexpr int64_t WIDE = 256;               // columns that make the ends of a row cheap
 constexpr int64_t BLOCK_VALUES = 65536;     // of the columns view, between 64 and 128 rows
 constexpr int64_t SEGMENT_VALUES = 65536;   // fewer are not worth a thread
@@ -42,12 +44,15 @@ void cut_units(Geometry& g, int64_t block_units, int64_t values) {
 Geometry cut(int64_t N, int64_t C, int64_t S, bool channels_last, int64_t value_bytes, bool one_pass) {
   Geometry g{};
   g.N = N, g.C = C, g.S = S;
-  g.columns = channels_last || S < SHORT_ROW;
+  g.columns = channels_last || S <= SHORT_ROW;
   g.inner = g.repeat = g.pieces = g.segments = g.group_channels = 1;
   if (N == 0 || C == 0 || S == 0) return g;  // no groups
+  g.far = N * C * S * value_bytes >= FAR_BYTES;
   if (!g.columns) {
     g.pieces = std::max<int64_t>(1, (S + PIECE / 2) / PIECE);
     g.units = N * g.pieces;
+    // The prefetcher learns where a long run goes from its first lines. What lies in a cache is soon there.
+    g.fetched = g.far && S * value_bytes <= PAGE_BYTES ? S : FIRST_LINES / value_bytes;
     const int64_t friendly = divide_up(PAGE_BYTES, S * value_bytes);
     const int64_t cached = CACHE_BYTES / (N * S * value_bytes);
     cut_channels(g, one_pass ? C : std::max(friendly, std::min<int64_t>(cached, 64)));
@@ -73,6 +78,7 @@ Geometry cut(int64_t N, int64_t C, int64_t S, bool channels_last, int64_t value_
   g.group_channels = std::min(fitting, C);
   g.groups = divide_up(C, g.group_channels);
   const int64_t group_width = g.group_channels * g.inner * g.repeat;
+  g.fetched = g.far && g.groups > 1 ? group_width : 0;  // a group that is all of a row is walked in order
   cut_units(g, std::clamp<int64_t>(BLOCK_VALUES / group_width, 64, 128), group_width);
   return g;
 }

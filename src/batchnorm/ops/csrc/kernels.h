@@ -31,6 +31,7 @@ struct Task {
   const void* x;
   const void* grad;      // dL/dy, or dL/dz for an IDENTITY kernel
   const void* residual;  // or null
+  const void* following;  // what the pass after `moments` reads besides x, to be fetched along; or null
   void* out;             // y or dx
   void* dz;              // written by `gradients`: a residual's gradient, or null, or see may_keep
   const void* coefficient[COEFFICIENTS];

@@ -96,9 +96,17 @@ class Blocks {
   int64_t in_use = 0, left = 0, most = 0, now = 0;
 };
 
+// glibc gives the free end of its heap back where that is larger than twice the largest block that it has seen
+// freed; blocks count up to 32 MB (decision 41). Here is one.
+void let_the_heap_keep_memory() {
+  void* volatile block = std::malloc((32 << 20) - (64 << 10));  // volatile, or the pair would be left out
+  std::free(block);
+}
+
 // Never destroyed: tensors may outlive the library's other objects.
 Blocks& blocks() {
   static Blocks* all = [] {
+    let_the_heap_keep_memory();
     static Blocks* made = new Blocks;
 #if defined(__linux__)
     // a process that forks while another thread holds the lock

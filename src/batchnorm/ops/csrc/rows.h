@@ -24,10 +24,9 @@ template <class T> struct Rows {
     return {start, piece + 1 == g.pieces ? g.S - piece * PIECE : PIECE};
   }
 
-  // The prefetcher does not see where the next run is: fetch its first lines while this one is computed.
-  static BATCHNORM_INLINE void fetch(const void* tensor, int64_t start) {
-    const char* p = reinterpret_cast<const char*>(static_cast<const T*>(tensor) + start);
-    for (int line = 0; line < 8; ++line) __builtin_prefetch(p + 64 * line);
+  // The prefetcher does not see where the next run is: ask for it while this one is computed.
+  static BATCHNORM_INLINE void fetch(const Geometry& g, const void* tensor, int64_t start) {
+    prefetch(static_cast<const T*>(tensor) + start, g.fetched);
   }
 
   // A channel's coefficient in all lanes.
@@ -78,7 +77,8 @@ template <class T> struct Rows {
       int64_t values = 0;
       for (int64_t u = begin; u < end; ++u) {
         const Run r = run(g, c, u);
-        fetch(x, u + 1 < end ? run(g, c, u + 1).start : next);
+        fetch(g, x, u + 1 < end ? run(g, c, u + 1).start : next);
+        if (t.following) prefetch(static_cast<const T*>(t.following) + r.start, r.length);
         sweep<A, 4>(r.length, [&](int64_t j, int k, auto lanes) BATCHNORM_BODY {
           const V d = lanes.keep(lanes.load(x + r.start + j) - shift);
           first[k] += d;
@@ -109,9 +109,9 @@ template <class T> struct Rows {
         T* kept = static_cast<T*>(t.dz) + r.start;
         const int64_t then = u + 1 < end ? run(g, c, u + 1).start : next;
         const Way way(has_residual && t.stream, kept, r.length);
-        fetch(t.x, then);
-        fetch(t.grad, then);
-        if constexpr (has_residual) fetch(t.residual, then);
+        fetch(g, t.x, then);
+        fetch(g, t.grad, then);
+        if constexpr (has_residual) fetch(g, t.residual, then);
         sweep<A, is_heavy(activation) ? 1 : 4>(r.length, way.head, [&](int64_t j, int k, auto lanes) {
           const V d = lanes.load(x + j) - at.mean;
           V z = d * at.scale + at.shift;
@@ -145,14 +145,15 @@ template <class T> struct Rows {
 
   template <int activation, bool has_residual>
   static void normalize(const Task& t, int64_t group, int64_t segment) {
+    const Geometry& g = t.geometry;
     backwards(t, group, segment, [&](int64_t c, Run r, int64_t next) {
       const T* x = static_cast<const T*>(t.x) + r.start;
       const T* residual = static_cast<const T*>(t.residual) + r.start;
       T* out = static_cast<T*>(t.out) + r.start;
       const Way way(t.stream, out, r.length);
       const Coefficients at(t, c);
-      fetch(t.x, next);
-      if constexpr (has_residual) fetch(t.residual, next);
+      fetch(g, t.x, next);
+      if constexpr (has_residual) fetch(g, t.residual, next);
       sweep<A>(r.length, way.head, [&](int64_t j, int, auto lanes) BATCHNORM_BODY {
         V z = (lanes.load(x + j) - at.mean) * at.scale + at.shift;
         if constexpr (has_residual) z += lanes.load(residual + j);
@@ -163,6 +164,7 @@ template <class T> struct Rows {
 
   template <int activation, bool has_residual>
   static void input_gradient(const Task& t, int64_t group, int64_t segment) {
+    const Geometry& g = t.geometry;
     const mask<A> live = mask<A>{} - !t.frozen;
     backwards(t, group, segment, [&](int64_t c, Run r, int64_t next) {
       const T* x = static_cast<const T*>(t.x) + r.start;
@@ -172,8 +174,8 @@ template <class T> struct Rows {
       const Way way(t.stream, out, r.length);
       const Coefficients at(t, c);
       const V slope = in_lanes(t, SLOPE, c), offset = in_lanes(t, OFFSET, c);
-      fetch(t.x, next);
-      fetch(t.grad, next);
+      fetch(g, t.x, next);
+      fetch(g, t.grad, next);
       sweep<A>(r.length, way.head, [&](int64_t j, int, auto lanes) {
         const V d = lanes.load(x + j) - at.mean;
         V z = d * at.scale + at.shift;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "output_memory.h"
 
 namespace batchnorm {
 
@@ -30,7 +31,8 @@ class Batch {
   // (C,) values of a parameter of any floating dtype, or C times `missing`.
   std::vector<double> parameter(const OptionalTensor& tensor, const char* name, double missing) const;
   double value(int64_t index) const;  // one value of the tensor, by its place in memory
-  void write_to(const Tensor& out, Task& task) const;
+  // From `past_cache` bytes on past the cache.
+  void write_to(const Tensor& out, Task& task, int64_t past_cache = PAST_CACHE_IN_TRAINING) const;
   Task task() const;  // with the geometry and x filled in
 
   Tensor tensor;
