@@ -56,6 +56,7 @@ class Apart:
         context.Process(target=_serve, args=(theirs, arguments, network), daemon=True).start()
 
     def __call__(self) -> None:
+        """Take the steps, which warms both sides up."""
         self.seconds(1)
 
     def seconds(self, calls: int) -> float:
