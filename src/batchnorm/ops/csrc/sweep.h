@@ -6,8 +6,7 @@
 
 #pragma once
 
-#include "geometry.h"
-#include "vec.h"
+#include "memory.h"
 
 namespace batchnorm::BATCHNORM_ISA {
 
