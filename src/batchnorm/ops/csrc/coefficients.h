@@ -41,7 +41,7 @@ class Coefficients {
   double invstd(double var) const { return 1 / std::sqrt(var + eps); }
 
  private:
-  static constexpr int64_t APART = 80;  // values: see Columns::Scratch
+  static constexpr int64_t APART = 80;  // values: see Strips::Scratch
 
   const void* at(int which) const {
     return is_double ? static_cast<const void*>(memory.data() + which * (C + APART))
