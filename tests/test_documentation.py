@@ -136,7 +136,8 @@ def test_the_verdicts_of_the_chinese_readme_are_the_same():
         assert row[0] == f"| {record.study.upper()}"
         assert row[2] == f"**{words[record.verdict]}**"
         assert row[3] == met_words(record).replace("of", "/")
-        assert row[4] == f"{effect_words(first)}, {len(first.values)} |"
+        numbers = effect_words(first).replace("every value", "每个值均为").replace(" to ", " 至 ")
+        assert row[4].endswith(f"：{numbers}，{len(record.seeds)} |")
 
 
 def test_a_table_of_verdicts_has_a_row_a_claim(tmp_path):

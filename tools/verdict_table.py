@@ -23,7 +23,7 @@ def verdict_table(studies: Path) -> str:
 
 def _row(record: VerdictRecord) -> str:
     effect = record.effects[0]
-    measured = f"{effect.text}: {effect_words(effect)}, {len(effect.values)}"
+    measured = f"{effect.text}: {effect_words(effect)}, {len(record.seeds)}"
     cells = (record.study.upper(), record.claim, f"**{record.verdict}**", met_words(record))
     return f"| {' | '.join((*cells, measured))} |"
 

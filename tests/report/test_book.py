@@ -1,11 +1,13 @@
 """What the book says comes from the records, all of it and safely."""
 
+import dataclasses
 import json
 import math
 import re
 
 from batchnorm.records import Figure
 from batchnorm.report import write_book
+from batchnorm.report.book import effect_words
 from batchnorm.report.figures import panels, series_styles, spec_of
 from batchnorm.report.theme import light
 from tests.report import synthetic_verdicts
@@ -44,6 +46,17 @@ def test_a_bound_is_told_as_one(tmp_path):
     index = text(write_book([verdict(1, effects=(bound,))], tmp_path))
     assert "steps to 80 %, own best rates: ≥ 2.7 × (2.2 to 3.3)" in index
     assert "≥ 2.7 × 2.2 to 3.3 t of logarithms, at least, n = 3" in text(tmp_path / "c01-claim-1.html")
+
+
+def test_where_there_is_no_chance_it_tells_what_every_value_is(tmp_path):
+    exact = effect(
+        method="exact", side="below", bound=1.0, unit="", values=(0.0, 0.5), mean=0.5, low=0.0, high=0.5
+    )
+    index = text(write_book([verdict(1, effects=(exact,))], tmp_path))
+    assert "steps to 80 %, own best rates: every value 0 to 0.5" in index
+    assert "below 1 every value 0 to 0.5 exact, n = 2" in text(tmp_path / "c01-claim-1.html")
+    equal = dataclasses.replace(exact, values=(6.0, 6.0), mean=6.0, low=6.0, high=6.0)
+    assert effect_words(equal) == "every value 6"
 
 
 def test_what_was_not_measured_has_no_numbers(tmp_path):

@@ -139,11 +139,17 @@ def _condition(effect: EffectRecord) -> str:
 
 
 def effect_words(effect: EffectRecord) -> str:
-    """Mean and 95 % interval, as ``≥ 2.7 × (2.2 to 3.3)``."""
-    return f"{_mean(effect)} ({_interval(effect)})" if effect.values else "not measured"
+    """Mean and 95 % interval, as ``≥ 2.7 × (2.2 to 3.3)``; what every value is if ``exact``."""
+    if not effect.values:
+        return "not measured"
+    if effect.method == "exact":
+        return f"{_mean(effect)} {_interval(effect)}"
+    return f"{_mean(effect)} ({_interval(effect)})"
 
 
 def _mean(effect: EffectRecord) -> str:
+    if effect.method == "exact" and effect.values:
+        return "every value"
     sign = next((sign for word, sign in _SIGNS.items() if effect.method.endswith(word)), "")
     return f"{sign}{_number(effect.mean)}{_unit(effect)}" if effect.values else "-"
 
@@ -152,7 +158,10 @@ _SIGNS = {"at least": "≥ ", "at most": "≤ "}
 
 
 def _interval(effect: EffectRecord) -> str:
-    return f"{_number(effect.low)} to {_number(effect.high)}" if effect.values else "-"
+    if not effect.values:
+        return "-"
+    low, high = _number(effect.low), _number(effect.high)
+    return low if effect.method == "exact" and low == high else f"{low} to {high}"
 
 
 def _number(value: float) -> str:
