@@ -4,11 +4,11 @@ import itertools
 
 import pytest
 import torch
-from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 from batchnorm.ops import batch_norm
 from batchnorm.reference import ACTIVATIONS
-from tests.conformance.comparison import LEAVES, each_backend, run
+from tests.conformance.comparison import LEAVES, each_backend, each_of_ours, run
 from tests.strategies import Case
 from tests.tolerances import CURVES
 
@@ -50,16 +50,19 @@ def function_and_leaves(activation, training, backend, residual=True):
     return function, leaves
 
 
+# forward mode makes torch compile decompositions of its own by torch.jit.script, of which it warns
+jvp_warns = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 each_activation = pytest.mark.parametrize("activation", ACTIVATIONS)
 each_mode = pytest.mark.parametrize("training", [True, False])
 
 
+@jvp_warns
 @each_backend
 @each_activation
 @each_mode
 def test_gradcheck(backend, activation, training):
     function, leaves = function_and_leaves(activation, training, backend)
-    assert gradcheck(function, leaves)
+    assert gradcheck(function, leaves, check_forward_ad=True)
 
 
 @each_backend
@@ -75,6 +78,20 @@ def test_gradgradcheck(backend, activation, training):
 def test_gradgradcheck_without_parameters_and_residual(backend, training):
     function, leaves = function_and_leaves("tanh", training, backend)
     assert gradgradcheck(lambda input: function(input, None, None, None), leaves[:1])
+
+
+@jvp_warns
+@each_of_ours
+@each_mode
+def test_a_tangent_of_the_gradient_passes_through_backward(backend, training):
+    function, leaves = function_and_leaves("tanh", training, backend)
+    output = function(*leaves)
+    directions = torch.randn_like(output), torch.randn_like(output)
+    expected, along = (torch.autograd.grad(output, leaves, d, retain_graph=True) for d in directions)
+    with forward_ad.dual_level():
+        gradients = torch.autograd.grad(output, leaves, forward_ad.make_dual(*directions))
+        for values, *wanted in zip(gradients, expected, along, strict=True):
+            torch.testing.assert_close(list(forward_ad.unpack_dual(values)), wanted)
 
 
 @each_backend

@@ -122,6 +122,16 @@ def test_residual_and_activation_are_what_plain_torch_makes_of_them(activation, 
         torch.testing.assert_close(g1, g2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("assign", [True, False])
+def test_a_half_checkpoint_leaves_the_running_statistics_in_float32(assign, dtype):
+    layer, theirs = bn.BatchNorm2d(3), torch.nn.BatchNorm2d(3).to(dtype)
+    theirs(torch.randn(4, 3, 5, 5, dtype=dtype))
+    layer.load_state_dict(theirs.state_dict(), assign=assign)
+    assert layer.running_mean.dtype == layer.running_var.dtype == torch.float32
+    assert torch.equal(layer.running_mean, theirs.running_mean.float())
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_running_statistics_stay_float32_in_a_half_module(dtype, backend):

@@ -300,6 +300,7 @@ MISUSE = {
     "no step": ((torch.zeros(0, 5, INPUTS),), "input expected at least 1 step, got 0"),
     "sequences": ((GOOD, states((2, 4, 3), (2, 5, 3))), f"h_0 {FITTING}, got (2, 4, 3) and torch.float32"),
     "hidden": ((GOOD, states((2, 5, 3), (2, 5, 9))), f"c_0 {FITTING}, got (2, 5, 9) and torch.float32"),
+    "three states": ((GOOD, states(*[(2, 5, 3)] * 3)), "hx expected two states, h_0 and c_0, got 3"),
     "states' rank": ((GOOD, states((2, 3), (2, 3))), f"h_0 {FITTING}, got (2, 3)"),
     "states' rank for one": ((GOOD[:, 0], states((2, 1, 3), (2, 1, 3))), "h_0 expected shape (2, 3) and"),
     "states' dtype": ((GOOD, states(*[(2, 5, 3)] * 2, dtype=torch.float64)), f"h_0 {FITTING}, got (2, 5, 3)"),

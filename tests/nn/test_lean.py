@@ -1,3 +1,4 @@
+import contextlib
 import copy
 import gc
 import pickle
@@ -128,6 +129,17 @@ def test_views_and_several_consumers_of_one_output():
     assert_same_gradients(Net(), lambda model: model(torch.ones(4, 2, 5, 5).cumsum(2)))
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_imaginary_part_of_a_conjugate_is_no_view_of_the_values(backend):
+    model = nn.ModuleList([bn.BatchNorm1d(4, backend=backend), nn.Linear(2, 2, bias=False)])
+
+    def forward(model):
+        y = torch.view_as_complex(model[0](torch.arange(24.0).view(6, 4).sin()).view(6, 2, 2))
+        return (y.conj().imag * model[1].weight[0]).sum() + (y.conj() * model[1].weight[1]).real.sum()
+
+    assert_same_gradients(model, forward)
+
+
 @pytest.mark.parametrize(
     "in_place", [torch.relu_, torch.sigmoid_, lambda y: y.add_(1), lambda y: y[0].mul_(2)]
 )
@@ -241,6 +253,59 @@ def test_an_exception_in_forward_leaves_no_hooks():
         model(torch.randn(4, 2, 9, 9))
     assert torch._C._autograd._top_saved_tensors_default_hooks(False) is None
     assert bn.lean(chain())(torch.randn(4, 2, 9, 9)).shape == (4, 4, 5, 5)
+
+
+class Interrupted(nn.Module):
+    """Ctrl-C the first time."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def forward(self, x):
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+        return x
+
+
+def nothing():
+    return contextlib.nullcontext()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("around", [nothing, torch.autograd.graph.save_on_cpu, bn.lean])
+def test_an_interrupt_leaves_no_hooks_after_the_next_forward(around, error):
+    x = torch.randn(4, 2, 9, 9)
+    model = bn.lean(nn.Sequential(chain(), bn.lean(nn.Sequential(bn.BatchNorm2d(4), Interrupted(error)))))
+    with pytest.raises(error), around():
+        model(x)
+    lean = kept_bytes(model, lambda m: m(x), torch.enable_grad)
+    model(x)
+    assert torch._C._autograd._top_saved_tensors_default_hooks(False) is None
+    assert kept_bytes(model, lambda m: m(x), torch.enable_grad) == lean
+    assert torch.func.grad(lambda x: x.sin().sum())(x).shape == x.shape
+
+
+def test_a_context_around_an_interrupt_leaves_no_hooks():
+    with pytest.raises(KeyboardInterrupt), bn.lean():
+        bn.lean(Interrupted(KeyboardInterrupt))(torch.randn(4))
+    assert torch._C._autograd._top_saved_tensors_default_hooks(False) is None
+
+
+def test_a_lean_model_that_calls_itself_is_lean_throughout():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = chain()
+
+        def forward(self, x, again=True):
+            return (self(x, again=False) if again else 0) + self.body(x)
+
+    x, plain = torch.randn(4, 2, 9, 9), Twice()
+    assert kept_bytes(bn.lean(copy.deepcopy(plain)), lambda m: m(x), torch.enable_grad) == kept_bytes(
+        plain, lambda m: m(x), bn.lean
+    )
 
 
 def test_nothing_outlives_a_step():

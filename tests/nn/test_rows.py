@@ -61,3 +61,21 @@ def test_the_row_of_a_single_value_may_move_before_the_backward_pass():
     layer(torch.randn(4, 2, dtype=torch.float64), step=1)
     y.sum().backward()
     torch.testing.assert_close(x.grad[0], expected[0])
+
+
+class _SecondDomain(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, _ = layers(ROWS["domain"])
+
+    def forward(self, x):
+        return self.norm(x, domain=1)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's tracer deprecates its own steps
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_prediction_for_one_domain_is_exported_for_any_batch_size(strict):
+    network, x = _SecondDomain().eval(), torch.randn(4, 2, dtype=torch.float64)
+    sizes = ({0: torch.export.Dim("n")},)
+    exported = torch.export.export(network, (x,), dynamic_shapes=sizes, strict=strict).module()
+    torch.testing.assert_close(exported(x[:3]), network(x[:3]))

@@ -4,6 +4,7 @@ import copy
 import functools
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -98,12 +99,25 @@ def test_kinds_that_contradict_each_other_do_not_add_up(one, two):
         (lambda: S.Accumulated(0), "Accumulated: batches expected at least 1, got 0"),
         (lambda: S.Domains(0), "Domains: n expected at least 1, got 0"),
         (lambda: S.PerStep(0), "PerStep: max_steps expected at least 1, got 0"),
+        (lambda: S.Ghost(2.5), "Ghost: size expected an integer, got 2.5"),
+        (lambda: S.Domains(2.5), "Domains: n expected an integer, got 2.5"),
+        (lambda: S.PerStep("3"), "PerStep: max_steps expected an integer, got '3'"),
+        (lambda: S.Accumulated(2.5), "Accumulated: batches expected an integer, got 2.5"),
+        (lambda: S.Scheduled(0.5, 0.1, 2.5), "Scheduled: steps expected an integer, got 2.5"),
+        (lambda: S.Renorm(3, 5, 2.5), "Renorm: warmup expected an integer or three, got 2.5"),
+        (lambda: S.Renorm(3, 5, (1, 2)), "Renorm: warmup expected an integer or three, got \\(1, 2\\)"),
         (lambda: S.PerStep(3, "wrap"), "PerStep: beyond expected raise or last, got 'wrap'"),
     ],
 )
 def test_kinds_out_of_range_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_kinds_take_whole_numbers_of_any_kind():
+    for number in (np.int64(3), torch.tensor(3)):
+        assert repr(S.Ghost(number)) == "Ghost(size=3, last='merge')"
+        assert S.PerStep(number) == S.PerStep(3)
 
 
 def test_kinds_that_need_running_statistics_say_so():
@@ -224,6 +238,22 @@ def test_domains_keep_their_statistics_apart_and_share_the_affine():
         (S.Domains(2), {}, "domain expected one with Domains, got None"),
         (S.Domains(2), {"domain": 2}, "domain expected 0 to 1, got 2"),
         (S.Domains(2), {"domain": torch.tensor([0, 1, 2, 0])}, "domain expected 0 to 1, got 0 to 2"),
+        (
+            S.Domains(2),
+            {"domain": [0, 1, 1, 0]},
+            "domain expected an integer or a tensor of 4 integers, got list",
+        ),
+        (S.Domains(2), {"domain": np.array([0, 1, 1, 0])}, "or a tensor of 4 integers, got ndarray"),
+        (S.Domains(2), {"domain": 0.5}, "or a tensor of 4 integers, got float"),
+        (S.Domains(2), {"domain": torch.tensor(1.7)}, r"integers, got \(\) of torch.float32"),
+        (S.PerStep(2), {"step": 0.5}, "step expected an integer or sizes of the steps, got float"),
+        (
+            S.PerStep(2),
+            {"step": [2.5, 1.5]},
+            r"step expected an integer or sizes of the steps, got list",
+        ),
+        (S.PerStep(2), {"step": torch.tensor(0.5)}, r"sizes of the steps, got \(\) of torch.float32"),
+        (S.PerStep(2), {"step": [5, -1]}, "step expected sizes of at least 0, got -1"),
         (S.Domains(2), {"domain": torch.tensor([0, 1])}, "domain expected an integer or 4 integers, got"),
         (S.Batch(), {"step": 1}, "step expected none without PerStep, got 1"),
         (S.PerStep(2), {}, "step expected one with PerStep, got None"),
@@ -340,3 +370,11 @@ def test_one_mask_for_all_samples_goes_with_a_domain_for_each():
     domain = torch.tensor([1, 0, 1, 1, 0, 0])
     y = layer(x, mask=mask, domain=domain)
     torch.testing.assert_close(y, twin(x, mask=mask.expand(6, 4), domain=domain))
+
+
+@pytest.mark.parametrize("number", [np.int64(1), torch.tensor(1)])
+def test_a_domain_or_step_is_a_whole_number_of_any_kind(number):
+    for name, stats in (("domain", S.Domains(2)), ("step", S.PerStep(2))):
+        layer = bn.BatchNorm1d(2, stats=stats)
+        layer(torch.randn(4, 2), **{name: number})
+        assert layer.num_batches_tracked.tolist() == [0, 1]

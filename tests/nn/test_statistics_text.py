@@ -40,7 +40,7 @@ def test_kinds_are_read(text, stats):
         ("ghost", "stats: ghost expected the arguments size, last, got ''"),
         ("ghost:32,keep,3", "stats: ghost expected the arguments size, last, got '32,keep,3'"),
         ("renorm:limit=3", "stats: renorm expected the arguments r_max, d_max, warmup, got 'limit=3'"),
-        ("ghost:many", "stats: ghost expected the arguments size, last, got 'many'"),
+        ("ghost:many", "Ghost: size expected an integer, got 'many'"),
         ("ghost:4+synced", "stats: expected kinds that go together, got Ghost"),
     ],
 )

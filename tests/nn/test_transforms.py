@@ -4,11 +4,17 @@ import copy
 
 import pytest
 import torch
-from torch.func import functional_call, grad, jacrev, stack_module_state, vmap
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.autograd import forward_ad
+from torch.func import functional_call, grad, jacrev, jvp, linearize, stack_module_state, vmap
 
 import batchnorm as bn
+from tests.conformance.comparison import NATIVE, each_of_ours
+from tests.conformance.test_autograd import jvp_warns
 from tests.nn.test_statistics import KINDS, S, arguments_for
 
+# torch.func.linearize traces, and torch warns of its own graph
+linearize_warns = pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node:UserWarning")
 # torch's own compiler warns of itself
 compiler_warns = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -37,6 +43,33 @@ def test_jacrev_in_training_moves_the_statistics_once(stats, mask):
     torch.testing.assert_close(jacobian, expected, rtol=1e-9, atol=1e-9)
     twin(x, **given)
     torch.testing.assert_close(layer.state_dict(), twin.state_dict(), rtol=1e-9, atol=1e-9)
+
+
+@jvp_warns
+@pytest.mark.parametrize("mask", [None, MASK], ids=["whole", "masked"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("stats", KINDS, ids=str)
+def test_a_tangent_passes_with_and_without_gradients(stats, training, mask):
+    layer, given, x = layers(stats)[0].train(training), {**arguments_for(stats), "mask": mask}, batch()
+    twin, v = copy.deepcopy(layer), batch().flip(0)
+    jacobian = torch.autograd.functional.jacobian(lambda x: copy.deepcopy(layer)(x, **given), x)
+    layer(x, **given)
+    for enabled in (True, False):
+        moved = copy.deepcopy(twin)
+        with torch.set_grad_enabled(enabled), forward_ad.dual_level():
+            output = moved(forward_ad.make_dual(x, v), **given)
+            tangent = forward_ad.unpack_dual(output).tangent
+        torch.testing.assert_close(tangent, (jacobian * v).sum((2, 3)), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(moved.state_dict(), layer.state_dict(), rtol=1e-9, atol=1e-9)
+
+
+@jvp_warns
+@linearize_warns
+def test_a_prediction_is_linearized_without_gradients():
+    layer, x, v = layers(S.Batch())[0].eval(), batch(), batch().flip(0)
+    with torch.no_grad():
+        _, along = linearize(layer, x)
+    torch.testing.assert_close(along(v), jvp(layer, (x,), (v,))[1])
 
 
 @pytest.mark.parametrize("stats", [kind for kind in KINDS if not kind.find(S.Accumulated)], ids=str)
@@ -80,3 +113,58 @@ def test_a_masked_layer_compiles_without_a_graph_break():
     (layer,) = layers(S.Batch())
     compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(batch(), mask=MASK), layer(batch(), mask=MASK), rtol=1e-9, atol=1e-9)
+
+
+@compiler_warns
+@each_of_ours
+@pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.parametrize("stats", [S.Batch(), S.Ghost(size=4), S.Renorm()], ids=str)
+def test_batch_sizes_share_compiled_code(stats, dynamic, backend):
+    torch.compiler.reset()
+    layer = bn.BatchNorm1d(3, stats=stats, backend=backend)
+    twin, counted = copy.deepcopy(layer), CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(twin, fullgraph=True, backend=counted, dynamic=dynamic)
+    for size in range(4, 14):
+        x = torch.randn(size, 3)
+        torch.testing.assert_close(compiled(x), layer(x))
+    torch.testing.assert_close(twin.state_dict(), layer.state_dict())
+    # one for the first size and one for all others; ghost batches of four: one for each number of them, and
+    # one where some are left
+    assert counted.frame_count <= (6 if stats.find(S.Ghost) else 2)
+
+
+@compiler_warns
+@pytest.mark.parametrize(
+    ("stats", "backend"),
+    [
+        (S.Batch(), "eager"),
+        pytest.param(S.Batch(), "native", marks=NATIVE.marks),
+        pytest.param(S.Renorm(), "native", marks=NATIVE.marks),
+    ],
+    ids=str,
+)
+def test_a_layer_in_training_is_exported_for_any_batch_size(stats, backend):
+    layer = bn.BatchNorm1d(3, stats=stats, backend=backend)
+    sizes = {"input": {0: torch.export.Dim("n")}}
+    program = torch.export.export(copy.deepcopy(layer), (torch.randn(6, 3),), dynamic_shapes=sizes).module()
+    x = torch.randn(9, 3)
+    torch.testing.assert_close(program(x), layer(x))
+    torch.testing.assert_close(program.state_dict(), layer.state_dict())
+
+
+# torch warns that it is deprecated, and that the checks of the arguments are not in the trace
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@each_of_ours
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_trace_holds_torchs_batch_norm(training, gradients, backend):
+    layer = bn.BatchNorm1d(3, activation="relu", backend=backend).train(training)
+    with torch.set_grad_enabled(gradients):
+        traced = torch.jit.trace(copy.deepcopy(layer), torch.randn(6, 3))
+    layer.load_state_dict(traced.state_dict())
+    x = torch.randn(9, 3)
+    torch.testing.assert_close(traced(x), layer(x))
+    torch.testing.assert_close(traced.state_dict(), layer.state_dict())
+    kinds = {node.kind() for node in traced.inlined_graph.nodes()}
+    assert {kind.split("::")[0] for kind in kinds} == {"prim", "aten"}
+    assert "aten::batch_norm" in kinds

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from batchnorm.nn.statistics import Accumulated, Cumulative, Scheduled
 from batchnorm.ops import schedules
+from batchnorm.ops.backend import is_transformed
 from batchnorm.ops.moments import Moments
 from batchnorm.ops.running import batches_before, move_rows, outside_transforms
 
@@ -42,23 +43,35 @@ def follow(layer: Any, moments: Moments, rows: Sequence[int] | None) -> None:
             ``nonfinite`` and ``pending``.
         moments: Of the parts of the batch.
         rows: The row that each part moves; None for the only one.
+
+    Raises:
+        RuntimeError: If one of the batches that `Accumulated` takes together is inside a `vmap`.
     """
     if layer.nonfinite == "skip":
         moments = moments.finite()
-    accumulated = layer.stats.find(Accumulated)
-    if accumulated is not None:
-        layer.pending = _joined(layer.pending, moments.in_rows(rows, len(layer.running_mean)))
-        if layer.pending.batches < accumulated.batches:
-            return
-        moments, layer.pending = layer.pending.moments, None
-        rows = None if rows is None else range(len(layer.running_mean))
-    running = layer.running_mean, layer.running_var, layer.num_batches_tracked
 
     def move(*values: Tensor) -> None:
-        move_rows(*running, Moments(*values), rows, _momentum(layer, rows))
+        _move(layer, Moments(*values), rows)
 
     with torch.no_grad():
         outside_transforms(move, layer.running_mean, *moments)
+
+
+def _move(layer: Any, moments: Moments, rows: Sequence[int] | None) -> None:
+    accumulated = layer.stats.find(Accumulated)
+    if accumulated is not None:
+        pending = _joined(layer.pending, moments.in_rows(rows, len(layer.running_mean)))
+        if pending.batches < accumulated.batches:
+            if is_transformed() and torch._C._functorch.is_functorch_wrapped_tensor(pending.moments.mean):
+                raise RuntimeError(
+                    f"batch_norm: {layer.title()} expected no vmap around batches of {accumulated!r}, got one"
+                )
+            layer.pending = pending
+            return
+        moments, layer.pending = pending.moments, None
+        rows = None if rows is None else range(len(layer.running_mean))
+    running = layer.running_mean, layer.running_var, layer.num_batches_tracked
+    move_rows(*running, moments, rows, _momentum(layer, rows))
 
 
 def _joined(pending: Pending | None, moments: Moments) -> Pending:

@@ -80,6 +80,18 @@ class _Layer(nn.modules.batchnorm._BatchNorm):
         if self._frozen is not None and self._frozen.affine:
             for parameter in self.parameters():
                 parameter.requires_grad_(False)
+
+    def reset_running_stats(self) -> None:
+        """Start the running statistics afresh, and forget the batches that they have not followed yet."""
+        super().reset_running_stats()
+        self._forget()
+
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        super()._load_from_state_dict(*args, **options)
+        self._keep_statistics_float32()  # with assign=True they are the state dict's own
+        self._forget()
+
+    def _forget(self) -> None:
         self.pending: Pending | None = None
         self.corrections = correction_memory()
 
@@ -111,7 +123,8 @@ class _Layer(nn.modules.batchnorm._BatchNorm):
                 ``channel_dim=-1`` ``(N, *spatial, C)``.
             residual: Added before the activation; the input's shape and dtype.
             mask: Which positions count: True, or a weight of at least 0; broadcasts to
-                ``(N, *spatial)``, or, having the input's rank, to the input's shape.
+                ``(N, *spatial)``, or, having the input's rank, to the input's shape. On a GPU nobody looks
+                whether a weight is negative or NaN.
             domain: With `Domains`: of all samples, or ``(N,)`` of each.
             step: With `PerStep`: of all samples; or the numbers of samples at steps 0, 1, …, which lie one
                 after the other, as in `torch.nn.utils.rnn.PackedSequence`.
@@ -222,7 +235,7 @@ class BatchNorm2d(_Layer, nn.BatchNorm2d):
         nonfinite: What a batch with NaN or infinite statistics does to the running ones:
             ``propagate`` (as torch), ``skip`` or ``raise``.
         excluded: What the output is where a mask excludes the input from the statistics: ``zero``, or
-            ``normalize`` for the same as elsewhere.
+            ``normalize`` for the same as elsewhere; then NaN there is NaN in the output and the gradients.
         channel_dim: Where the channels are, 1 or −1.
         backend: ``auto``, ``eager``, ``native`` or ``torch``; the last only with `Batch()`.
 

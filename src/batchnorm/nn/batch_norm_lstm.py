@@ -180,6 +180,8 @@ class BatchNormLSTM(nn.RNNBase):
         shape = (number, self.hidden_size) if single else (number, sizes[0], self.hidden_size)
         if hx is None:
             return data.new_zeros(shape), data.new_zeros(shape)
+        if len(hx) != 2:
+            raise RuntimeError(f"batch_norm_lstm: hx expected two states, h_0 and c_0, got {len(hx)}")
         for name, state in zip(("h_0", "c_0"), hx, strict=True):
             fits = state.dtype == data.dtype or torch.is_autocast_enabled(data.device.type)
             if state.shape != shape or not fits:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from batchnorm.nn.averages import follow, is_repetition
+from batchnorm.nn.choice import as_domain, as_step
 from batchnorm.nn.corrections import corrected
 from batchnorm.nn.cut import Cut, cut_batch
 from batchnorm.nn.statistics import Renorm, Rows, Synced
@@ -40,7 +41,7 @@ def composed_forward(
         input, residual = input.movedim(-1, 1), None if residual is None else residual.movedim(-1, 1)
         mask = mask.movedim(-1, 1) if mask is not None and mask.dim() == input.dim() else mask
     weights = None if mask is None else masks.as_weights(mask, input)
-    cut = cut_batch(layer.stats, input, layer.learns(), domain, step)
+    cut = cut_batch(layer.stats, input, layer.learns(), as_domain(domain, input.shape[0]), as_step(step))
     row = _only_row(layer, input, cut)
     if row is not None and mask is None:
         output: Tensor = layer.forward_on_row(input, residual, row)
@@ -79,8 +80,14 @@ def _masked(layer: Any, input: Tensor, residual: Tensor | None, weights: Tensor 
         sizes = tuple(int(part.sum()) for part in torch.split(weights, list(cut.sizes)))
         output = _normalized(layer, few, few_residual, Given(sizes, masked=True), cut.rows)
         return masks.put_back(output, weights, input)
-    output = _normalized(layer, input, residual, Given(cut.sizes, weights, masked=True), cut.rows)
-    return output if layer.excluded == "normalize" else torch.where(weights > 0, output, 0)
+    given = Given(cut.sizes, weights, masked=True)
+    if layer.excluded == "normalize":
+        return _normalized(layer, input, residual, given, cut.rows)
+    # not the output alone: on the way back 0 · NaN is NaN
+    counts = weights > 0
+    input = torch.where(counts, input, 0)
+    residual = None if residual is None else torch.where(counts, residual, 0)
+    return torch.where(counts, _normalized(layer, input, residual, given, cut.rows), 0)
 
 
 def _normalized(
@@ -108,7 +115,7 @@ def _normalized(
     if given.followed:
         scaling = scaling.moved_to(total)
     output = normalize_parts(input, layer.weight, layer.bias, residual, scaling, given, *rest)
-    if learns and mean is not None and not is_repetition():
+    if learns and layer.track_running_stats and mean is not None and not is_repetition():
         follow(layer, known, rows)
     return output
 
@@ -129,7 +136,7 @@ def _check_values(input: Tensor, known: Moments, given: Given, rows: tuple[int, 
     values = input.numel() // max(input.shape[1], 1)
     if torch.compiler.is_compiling() or is_transformed() or (values > 1 and not given.masked):
         return
-    if given.masked and not known.total.any():
+    if given.masked and not (known.total > 0).any():
         where = "in this process" if given.ranks is None else "in any process of the group"
         raise ValueError(f"batch_norm: mask expected a true value, got none {where}")
     if rows is None and len(given.sizes) == 1 and known.total.shape[1] == 1:

@@ -54,7 +54,8 @@ def cut_batch(
     Raises:
         ValueError: If ``domain`` or ``step`` is missing, not asked for, or out of range.
     """
-    samples, rows = len(input), stats.find(Rows)
+    # torch.export takes len for a constant
+    samples, rows = input.shape[0], stats.find(Rows)
     for name, given, asked in (("domain", domain, Domains), ("step", step, PerStep)):
         if (given is not None) != isinstance(rows, asked):
             wanted = "none without" if given is not None else "one with"
@@ -73,7 +74,8 @@ def cut_batch(
 
 def _ghost_sizes(ghost: Ghost, samples: int, values: int) -> tuple[int, ...]:
     """Sizes of virtual batches; ``values`` per channel has each sample."""
-    whole, left = divmod(samples, ghost.size)
+    # torch.compile cannot trace divmod of a size that varies
+    whole, left = samples // ghost.size, samples % ghost.size
     sizes = [ghost.size] * whole
     if left and (not sizes or (ghost.last == "keep" and left * values > 1)):
         sizes.append(left)

@@ -1,16 +1,31 @@
 """Half the stored activations: outputs of batch norm are computed again instead of kept."""
 
 import contextlib
-from typing import Any, TypeVar, overload
+import sys
+import types
+from typing import Any, NamedTuple, TypeVar, overload
 
 import torch
 from torch import nn
 
-from batchnorm.ops.recompute import Recompute, innermost
+from batchnorm.ops.recompute import Recompute, entered
 
 __all__ = ["lean"]
 
 _Model = TypeVar("_Model", bound=nn.Module)
+
+
+class _Forward(NamedTuple):
+    """A forward pass: whose, and the frame that called its hooks."""
+
+    module: nn.Module
+    frame: types.FrameType
+
+    def is_running(self) -> bool:
+        frame: types.FrameType | None = sys._getframe()
+        while frame is not None and frame is not self.frame:
+            frame = frame.f_back
+        return frame is not None
 
 
 @overload
@@ -41,7 +56,8 @@ def lean(model: nn.Module | None = None) -> Any:
     saved-tensor hooks. Layers of ``torch.nn`` and those with ``backend="torch"`` are kept as they are,
     and so is an output that is modified in place, and all of a compiled model. As under any
     saved-tensor hook, torch cannot check that the *result* of an operation that saved it (exp, sigmoid)
-    was not modified in place afterwards.
+    was not modified in place afterwards. A forward pass of ``model`` that Ctrl-C ends leaves the thread
+    lean until the next one, or until ``with lean(): ...`` around it ends.
 
     Example:
         >>> from batchnorm.nn import BatchNorm2d
@@ -62,11 +78,19 @@ def lean(model: nn.Module | None = None) -> Any:
 
 
 def _enter(module: nn.Module, _: Any) -> None:
-    if not torch.compiler.is_compiling():
-        Recompute(owner=module).__enter__()
+    if torch.compiler.is_compiling():
+        return
+    for context in entered():
+        # torch calls no hook when KeyboardInterrupt or SystemExit ends a forward pass
+        owner = context.owner
+        if not isinstance(owner, _Forward) or owner.is_running() or not context.is_on_top():
+            break
+        context.__exit__(None, None, None)
+    Recompute(_Forward(module, sys._getframe(1))).__enter__()
 
 
 def _leave(module: nn.Module, *_: Any) -> None:
-    context = innermost()
-    if context is not None and context.owner is module:
-        context.__exit__(None, None, None)
+    for context in entered():
+        if isinstance(context.owner, _Forward) and context.owner.module is module:
+            context.__exit__(None, None, None)
+            break

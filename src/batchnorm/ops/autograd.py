@@ -87,7 +87,7 @@ class _BatchNorm(Function):
             return (None,) * 8
         input, weight, bias, residual, mean, var = ctx.saved_tensors
         eps, activation, rung = ctx.settings
-        if torch.is_grad_enabled():  # create_graph=True: stay differentiable, through the statistics too
+        if _is_followed():  # stay differentiable, through the statistics too
             rung = "eager"
             mean, var = eager.moments(input)
         gradients = kernels_of(rung).batch_norm_backward(
@@ -121,11 +121,16 @@ class _Normalize(Function):
     def backward(ctx: Any, grad_output: Tensor) -> Any:
         input, weight, bias, residual, mean, var = ctx.saved_tensors
         eps, activation, rung = ctx.settings
-        kernels = eager if torch.is_grad_enabled() else kernels_of(rung)
+        kernels = eager if _is_followed() else kernels_of(rung)
         gradients = kernels.normalize_backward(
             grad_output, input, mean, var, weight, bias, residual, eps, activation
         )
         return *_for_inputs(ctx, gradients, grad_output, weight, bias), None, None, None, None, None
+
+
+def _is_followed() -> bool:
+    """Whether a backward pass is itself differentiated: by ``create_graph=True`` or forward-mode AD."""
+    return torch.is_grad_enabled() or is_transformed()
 
 
 def _for_inputs(
@@ -174,7 +179,6 @@ def normalize_batch(
         if running is not None:
             update_running(input, result[1], result[2], rung, running)
     elif is_transformed():
-        # vmap, jvp and jacrev see through plain torch operations, not through a Function of ours
         result = _forward(*arguments[:-2], "eager", None)
         if running is not None:
             update_running(input, result[1], result[2], "eager", running)

@@ -8,6 +8,7 @@ import os
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 __all__ = ["BACKENDS", "check_backend", "has_native", "is_transformed", "kernel_rung", "resolve_backend"]
 
@@ -64,8 +65,13 @@ def resolve_backend(backend: str, input: Tensor) -> str:
 
 
 def is_transformed() -> bool:
-    """Whether vmap, jacrev or another transform of `torch.func` is at work; a Function of ours stops it."""
-    return not torch.compiler.is_compiling() and bool(torch._C._are_functorch_transforms_active())
+    """Whether forward-mode AD, vmap or another transform of `torch.func` is at work.
+
+    They see through plain torch operations only: a kernel of ours drops tangents, a Function refuses them.
+    """
+    return not torch.compiler.is_compiling() and (
+        forward_ad._current_level >= 0 or bool(torch._C._are_functorch_transforms_active())
+    )
 
 
 def kernel_rung(backend: str, input: Tensor) -> str:

@@ -72,7 +72,8 @@ def batch_norm(
         kept out of them, and a double-backward is that of the exact formula on every backend.
     """
     code = activation_code(activation)
-    rung = resolve_backend(backend, input)
+    # torch.jit.trace cannot record a Function, and what it records may run where this package is not
+    rung = "torch" if torch._C._get_tracing_state() else resolve_backend(backend, input)
     check_arguments(input, running_mean, running_var, weight, bias, residual, training, eps, nonfinite)
     if training:
         check_count(input.numel() // max(input.shape[1], 1), tuple(input.shape))

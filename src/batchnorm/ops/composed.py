@@ -49,7 +49,7 @@ class Given:
     @property
     def kernels(self) -> Any:
         """The operators on parts."""
-        return parts if self.rung == "eager" or self.weights is not None else kernels_of(self.rung)
+        return parts if self.rung == "eager" or self.followed else kernels_of(self.rung)
 
 
 class Scaling(NamedTuple):
@@ -229,6 +229,8 @@ def _followed(
 ) -> tuple[Tensor | None, ...]:
     """By autograd, from the statistics on, so that autograd can follow it again."""
     given = dataclasses.replace(given, rung="eager")
+    # views, since one leaf may be made of another, and the gradient of a view does not run on through that
+    leaves = cast(_Leaves, tuple(None if leaf is None else leaf.view_as(leaf) for leaf in leaves))
     if scaling.total is not None:
         scaling = scaling.moved_to(_measure_all(leaves[0], given))
     output = _apply(*leaves, scaling, given, eps, activation)

@@ -7,6 +7,7 @@ input's rank, to ``(N, C, *spatial)``.
 import torch
 from torch import Tensor
 
+from batchnorm.ops.backend import is_transformed
 from batchnorm.ops.eager import as_output
 
 __all__ = ["as_weights", "put_back", "take"]
@@ -20,7 +21,8 @@ def as_weights(mask: Tensor, input: Tensor) -> Tensor:
         input: Shape ``(N, C, *spatial)``.
 
     Raises:
-        ValueError: If the mask does not broadcast or is neither boolean nor floating.
+        ValueError: If the mask does not broadcast, is neither boolean nor floating, or, where looking costs
+            no wait for a device, has a weight that is negative or NaN.
     """
     shape = input.shape
     if mask.dtype != torch.bool and not mask.is_floating_point():
@@ -32,6 +34,9 @@ def as_weights(mask: Tensor, input: Tensor) -> Tensor:
             f"batch_norm: mask expected to broadcast to {(shape[0], *shape[2:])} or {tuple(shape)}, "
             f"got {tuple(mask.shape)}"
         )
+    looked_at = mask.is_floating_point() and mask.device.type == "cpu"
+    if looked_at and not (torch.compiler.is_compiling() or is_transformed()) and not (mask >= 0).all():
+        raise ValueError(f"batch_norm: mask expected weights of at least 0, got {mask.min().item()}")
     return whole.expand(shape[0], whole.shape[1], *shape[2:])
 
 

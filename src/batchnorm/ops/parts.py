@@ -26,11 +26,11 @@ __all__ = ["backward_apply", "backward_reduce", "forward_apply", "moments", "wei
 
 def _part_of_sample(sizes: Sequence[int], input: Tensor) -> Tensor:
     """Number of the part of each sample, (N,)."""
-    if sum(sizes) != len(input):
-        raise RuntimeError(f"parts: sizes expected {len(input)} samples, got {sum(sizes)}")
+    if sum(sizes) != input.shape[0]:
+        raise RuntimeError(f"parts: sizes expected {input.shape[0]} samples, got {sum(sizes)}")
     sizes_ = torch.tensor(sizes, device=input.device)
     numbers = torch.arange(len(sizes), device=input.device)
-    return torch.repeat_interleave(numbers, sizes_, output_size=len(input))
+    return torch.repeat_interleave(numbers, sizes_, output_size=input.shape[0])
 
 
 def _spread(rows: Tensor, part: Tensor, input: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ def weighted_moments(
     """
     part, parts = _part_of_sample(sizes, input), len(sizes)
     dtype, counted = accumulation_dtype(input), weights.shape[1]
-    w = weights.to(dtype).expand(len(input), counted, *input.shape[2:])
+    w = weights.to(dtype).expand(input.shape[0], counted, *input.shape[2:])
     x = torch.where(weights > 0, input.to(dtype), 0)
     count, squares = (_part_sums(v, part, parts) for v in (w.double(), w.double() ** 2))
     per_value = 1 / torch.where(count > 0, count, 1)

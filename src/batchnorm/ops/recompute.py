@@ -13,14 +13,14 @@ can have been reused) and has not been written to since (its version counter say
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-__all__ = ["Recompute", "innermost", "remember"]
+__all__ = ["Recompute", "entered", "remember"]
 
 # With residual connections a recipe needs the output before it, which is a recipe too. At most so many
 # follow each other, then one output is kept: a network of residual blocks keeps every fourth.
@@ -126,10 +126,20 @@ class Recompute:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take our hooks away; recipes live on in the graph that saved them."""
-        _active.stack.remove(self)
-        torch._C._autograd._pop_saved_tensors_default_hooks()
-        self._recipes.clear()
+        """Take our hooks away; recipes live on in the graph that saved them.
+
+        A context inside, whose owner was interrupted, is left too.
+        """
+        while self in _active.stack:
+            context = _active.stack.pop()
+            context._recipes.clear()
+            if context.is_on_top():
+                torch._C._autograd._pop_saved_tensors_default_hooks()
+
+    def is_on_top(self) -> bool:
+        """Whether the hooks in force are ours, or those around ours that left before ours and took them."""
+        top = torch._C._autograd._top_saved_tensors_default_hooks(False)
+        return top is not None and (top[0] == self._pack or top == self._outer)
 
     def remember(self, output: Tensor, compute: Callable[..., Tensor], ingredients: tuple[Any, ...]) -> None:
         """Learn how ``output`` was computed, unless the chain of recipes would become too long."""
@@ -152,7 +162,9 @@ class Recompute:
         output = recipe.output() if recipe is not None else None
         if recipe is None or output is None or output._version != recipe.version:
             return None
-        return (recipe, output) if tensor.dtype == output.dtype else None
+        # the imaginary part of a conjugate is minus what lies in the memory
+        same = tensor.dtype == output.dtype and tensor.is_neg() == output.is_neg()
+        return (recipe, output) if same else None
 
     def _pack(self, tensor: Tensor) -> _Packed:
         found = self._find(tensor)
@@ -174,13 +186,12 @@ class _Active(threading.local):
 _active = _Active()
 
 
-def innermost() -> Recompute | None:
-    """The context that this thread entered last and is still in."""
-    return _active.stack[-1] if _active.stack else None
+def entered() -> Sequence[Recompute]:
+    """The contexts that this thread is in, the innermost first."""
+    return _active.stack[::-1]
 
 
 def remember(output: Tensor, compute: Callable[..., Tensor], *ingredients: Any) -> None:
     """Tell the innermost context, if there is one, how ``output`` was computed."""
-    context = innermost()
-    if context is not None and output.requires_grad:
-        context.remember(output, compute, ingredients)
+    if _active.stack and output.requires_grad:
+        _active.stack[-1].remember(output, compute, ingredients)

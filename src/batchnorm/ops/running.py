@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from batchnorm.ops.backend import is_transformed
 from batchnorm.ops.moments import Moments
 
 __all__ = ["batches_before", "move_rows", "outside_transforms", "rows_of"]
@@ -83,7 +82,7 @@ def outside_transforms(change: Callable[..., None], running: Tensor, *values: An
     argument, and a layer's running statistics are such. They carry no gradient, so they may move
     outside of the transform.
     """
-    if not is_transformed():
+    if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
         change(*values)
         return
     functorch = torch._C._functorch

@@ -18,7 +18,8 @@ def linear(first: float, last: float, start: int, end: int, step: Tensor) -> Ten
         end: ``start`` or later.
         step: Batches before this one, int64, any shape.
     """
-    if math.isinf(last) or end == start:
+    # torch.compile cannot trace math.isinf of a number that varies
+    if abs(last) == math.inf or end == start:
         return torch.where(step < start, step.new_full((), first, dtype=torch.float64), last)
     return first + (last - first) * ((step.double() - start) / (end - start)).clamp(0, 1)
 

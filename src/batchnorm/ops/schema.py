@@ -36,16 +36,16 @@ SCHEMAS = (
     " Tensor? bias, Tensor? residual, float eps, int activation)"
     " -> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias, Tensor grad_residual)",
     "update_running_stats(Tensor(a!) running_mean, Tensor(b!) running_var,"
-    " Tensor(c!)? num_batches_tracked, Tensor mean, Tensor var, int count, float? momentum,"
+    " Tensor(c!)? num_batches_tracked, Tensor mean, Tensor var, SymInt count, float? momentum,"
     " bool skip_nonfinite) -> ()",
-    "moments(Tensor input, int[] sizes) -> (Tensor count, Tensor mean, Tensor m2)",
+    "moments(Tensor input, SymInt[] sizes) -> (Tensor count, Tensor mean, Tensor m2)",
     "forward_apply(Tensor input, Tensor mean, Tensor scale, Tensor shift, Tensor? residual,"
-    " int[] sizes, int activation) -> Tensor",
+    " SymInt[] sizes, int activation) -> Tensor",
     "backward_reduce(Tensor grad_output, Tensor input, Tensor mean, Tensor scale, Tensor shift,"
-    " Tensor? residual, int[] sizes, int activation)"
+    " Tensor? residual, SymInt[] sizes, int activation)"
     " -> (Tensor sum_dz, Tensor sum_dz_centred, Tensor grad_residual)",
     "backward_apply(Tensor grad_output, Tensor input, Tensor mean, Tensor scale, Tensor shift,"
-    " Tensor slope, Tensor offset, Tensor? residual, int[] sizes, int activation) -> Tensor",
+    " Tensor slope, Tensor offset, Tensor? residual, SymInt[] sizes, int activation) -> Tensor",
 )
 
 LIBRARY = torch.library.Library("batchnorm", "DEF")  # type: ignore[no-untyped-call]

@@ -46,8 +46,7 @@ class Scheduled(Statistics):
             raise ValueError(
                 f"Scheduled: start and end expected above 0 for geometric, got {self.start}, {self.end}"
             )
-        if self.steps < 1:
-            raise ValueError(f"Scheduled: steps expected at least 1, got {self.steps}")
+        self._whole("steps", 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,5 +64,4 @@ class Accumulated(Statistics):
     batches: int
 
     def __post_init__(self) -> None:
-        if self.batches < 1:
-            raise ValueError(f"Accumulated: batches expected at least 1, got {self.batches}")
+        self._whole("batches", 1)

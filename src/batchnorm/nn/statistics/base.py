@@ -1,6 +1,7 @@
 """What every kind of statistics is, and their sum."""
 
 import dataclasses
+import operator
 from typing import ClassVar, TypeVar
 
 __all__ = ["Statistics", "Sum"]
@@ -45,6 +46,21 @@ class Statistics:
     def find(self, kind: type[_Kind]) -> _Kind | None:
         """The part of this that is of a kind, or None."""
         return next((found for found in self.kinds() if isinstance(found, kind)), None)
+
+    def _whole(self, name: str, least: int, unit: str = "") -> None:
+        """Make an attribute an int, as numbers of NumPy and of torch are not.
+
+        Raises:
+            ValueError: If it is not a whole number of at least ``least``.
+        """
+        given = getattr(self, name)
+        try:
+            value = operator.index(given)
+        except TypeError:
+            raise ValueError(f"{type(self).__name__}: {name} expected an integer, got {given!r}") from None
+        if value < least:
+            raise ValueError(f"{type(self).__name__}: {name} expected at least {least}{unit}, got {value}")
+        object.__setattr__(self, name, value)  # frozen
 
     def excludes(self, other: "Statistics") -> bool:
         """Whether ``other`` is of an excluded kind."""

@@ -1,6 +1,7 @@
 """A batch's statistics corrected towards the running ones."""
 
 import dataclasses
+import operator
 from typing import ClassVar
 
 from batchnorm.nn.statistics.base import Statistics
@@ -35,7 +36,10 @@ class Renorm(Statistics):
             raise ValueError(f"Renorm: r_max expected at least 1, got {self.r_max}")
         if not self.d_max >= 0:
             raise ValueError(f"Renorm: d_max expected at least 0, got {self.d_max}")
-        start, r_end, d_end = self.moments
+        try:
+            start, r_end, d_end = map(operator.index, self.moments)
+        except (TypeError, ValueError):
+            raise ValueError(f"Renorm: warmup expected an integer or three, got {self.warmup!r}") from None
         if not 0 <= start <= min(r_end, d_end):
             raise ValueError(f"Renorm: warmup expected 0 <= start <= ends, got {self.warmup}")
 

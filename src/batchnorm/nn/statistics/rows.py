@@ -44,8 +44,7 @@ class Domains(Rows):
     n: int
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise ValueError(f"Domains: n expected at least 1, got {self.n}")
+        self._whole("n", 1)
 
     @property
     def number(self) -> int:
@@ -71,8 +70,7 @@ class PerStep(Rows):
     beyond: str = "raise"
 
     def __post_init__(self) -> None:
-        if self.max_steps < 1:
-            raise ValueError(f"PerStep: max_steps expected at least 1, got {self.max_steps}")
+        self._whole("max_steps", 1)
         if self.beyond not in ("raise", "last"):
             raise ValueError(f"PerStep: beyond expected raise or last, got {self.beyond!r}")
 

@@ -74,8 +74,7 @@ class Ghost(Statistics):
     last: str = "merge"
 
     def __post_init__(self) -> None:
-        if self.size < 2:
-            raise ValueError(f"Ghost: size expected at least 2 samples, got {self.size}")
+        self._whole("size", 2, " samples")
         if self.last not in ("merge", "keep"):
             raise ValueError(f"Ghost: last expected merge or keep, got {self.last!r}")
 
