@@ -51,6 +51,18 @@ def stream():
 def number():
     return 3
 
+def leaves():
+    raise SystemExit
+
+def lazy():
+    return nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d())
+
+def half():
+    return model().bfloat16()
+
+def halves():
+    return [x.bfloat16() for x, _ in data()]
+
 class Two(nn.Module):
     def forward(self, x, y):
         return x + y
@@ -75,6 +87,7 @@ class Hidden(nn.Module):
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     (tmp_path / "net.py").write_text(FILE)
+    (tmp_path / "here.safetensors").mkdir()
     monkeypatch.chdir(tmp_path)
 
     def run(line, error=None):
@@ -170,6 +183,14 @@ def test_json_has_no_numbers_that_json_lacks(run):
     assert json.loads(result.output, parse_constant=pytest.fail)["layers"][0]["standard_error"] is None
 
 
+def test_export_to_onnx_of_what_onnxruntime_cannot_run(run):
+    pytest.importorskip("onnxscript", reason="pip install 'batchnorm[onnx]'")
+    pytest.importorskip("onnxruntime", reason="pip install 'batchnorm[onnx]'")
+    line = "export net.py:half -o out.onnx --data net.py:halves"
+    run(line, "export: model on torch.bfloat16 expected to run in onnxruntime, got ")
+    assert "Written to out.onnx" in run(f"{line} --no-verify").output
+
+
 def test_export_to_onnx_says_nothing_of_torchs(run, caplog):
     pytest.importorskip("onnxscript", reason="pip install 'batchnorm[onnx]'")
     pytest.importorskip("onnxruntime", reason="pip install 'batchnorm[onnx]'")
@@ -187,6 +208,10 @@ def load_data():
     ("line", "words"),
     [
         ("fold net.py:model -o out.pt --input 1x1x6x6", "out expected to end in .safetensors, got out.pt"),
+        (
+            "fold net.py:model -o here.safetensors --force --input 1x1x6x6",
+            "out expected a file, got the directory",
+        ),
         ("fold net.py:model -o absent/out.safetensors --input 1x1x6x6", "a directory that exists"),
         ("fold net.py:model -o out.safetensors", "verify expected --input 1x3x224x224 or --data"),
         (
@@ -206,6 +231,13 @@ def load_data():
         ),
         ("export net.py:model -o out.bin --input 1x1x6x6", "out expected to end in .onnx or .pt2"),
         ("export net.py:model -o out.pt2", "input expected --input 1x3x224x224 or --data"),
+        ("fold net.py:leaves -o out.safetensors --input 1x1x6x6", "net.py:leaves to work, got SystemExit"),
+        ("recalibrate net.py:model --data net.py:leaves -o out.safetensors", "to work, got SystemExit"),
+        ("fold net.py:lazy -o out.safetensors --input 1x1x6x6", "initialized parameters, got lazy 0.weight"),
+        (
+            "recalibrate net.py:lazy --data net.py:data -o out.safetensors",
+            "initialized parameters, got lazy 0.weight",
+        ),
         ("fold net.py:Two -o out.safetensors --input 1x3", "runs on the input, got TypeError: "),
         ("fold net.py:Wrong -o out.safetensors --input 1x1x2x2", "runs on the input, got KeyError: 'b'"),
         ("export net.py:Wrong -o out.pt2 --input 1x1x2x2", "runs on the input, got KeyError: 'b'"),

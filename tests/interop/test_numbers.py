@@ -56,6 +56,26 @@ def test_the_biased_variance_is_the_smaller_one():
     assert from_keras(CONFIG, ARRAYS, count=4).running_var.tolist() == pytest.approx(VAR * 4 / 3)
 
 
+@pytest.mark.parametrize(
+    "wrap", [torch.nn.utils.parametrizations.weight_norm, torch.nn.utils.parametrizations.spectral_norm]
+)
+def test_a_parametrized_layer_gives_the_values_it_has_and_no_others(wrap):
+    class Counting(nn.BatchNorm2d):
+        def __init__(self, channels):
+            super().__init__(channels)
+            self.register_buffer("steps", torch.zeros(()))
+
+    made = wrap(Counting(2)).eval()
+    with torch.no_grad():
+        made.running_var.mul_(2)
+    weight = made.weight.tolist()
+    assert to_keras(made)[1][0].tolist() == weight
+    options, variables = to_flax(made)
+    assert options["use_scale"]
+    assert variables["params"]["scale"].tolist() == weight
+    assert variables["batch_stats"].keys() == {"mean", "var"}
+
+
 def test_what_is_given_is_copied():
     original = layer()
     to_keras(original, count=4)[1][-1][:] = 0

@@ -1,6 +1,7 @@
 import copy
 import io
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -462,6 +463,18 @@ def test_a_layer_that_the_constructor_refuses_is_left_and_listed():
         "": "batch_norm: track_running_stats expected True with Frozen(affine=False), got False"
     }
     assert type(layer) is nn.BatchNorm1d
+
+
+@pytest.mark.parametrize("options", [{}, {"fuse": True}, {"fuse": True, "example": torch.ones(4, 3)}])
+def test_scripted_parts_are_left_and_listed_where_they_are_batch_norms(options):
+    with warnings.catch_warnings(action="ignore"):  # of torch.jit as a whole; it still works
+        scripted = torch.jit.script(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)))
+    model = nn.Sequential(scripted, nn.BatchNorm1d(3), nn.ReLU())
+    _, report = bn.convert(model, **options)
+    assert report.converted == ("1",)
+    assert report.left == {"0.1": "scripted"}
+    assert report.fused == ({"1": "relu"} if options else {})
+    assert not hasattr(scripted, "activation")
 
 
 def test_an_interrupted_conversion_changes_nothing(monkeypatch):

@@ -120,6 +120,42 @@ def test_nothing_is_written_if_the_file_is_wrong(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_what_onnxruntime_cannot_run_is_one_line_or_written_unchecked(tmp_path, dtype):
+    model, path = network().to(dtype), tmp_path / "model.onnx"
+    with pytest.raises(
+        ValueError, match=f"export: model on {dtype} expected to run in onnxruntime, got "
+    ) as caught:
+        export(model, images().to(dtype), path)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+    assert export(model, images().to(dtype), path, verify=False).difference is None
+    assert path.exists()
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "pt2"])
+def test_a_model_that_writes_into_its_input(tmp_path, suffix):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            return self.norm(self.conv(x.mul_(2).sub_(1)))
+
+    x = images()
+    before = x.clone()
+    model = settled(Scaled(), dtype=torch.float32)
+    assert export(model, x, tmp_path / f"model.{suffix}").difference < 1e-5
+    assert torch.equal(x, before)
+
+
+def test_a_directory_is_no_place_for_a_file(tmp_path):
+    (tmp_path / "model.pt2").mkdir()
+    with pytest.raises(ValueError, match=r"export: path expected a file, got the directory .*model.pt2$"):
+        export(network(), images(), tmp_path / "model.pt2")
+
+
 def test_refusals(tmp_path):
     with pytest.raises(ValueError, match=r"export: path expected to end in .onnx or .pt2, got model.bin"):
         export(network(), images(), "model.bin")

@@ -59,8 +59,18 @@ def test_tensors_move_wherever_they_are_in_a_batch():
         assert leaf.device.type == "meta"
     ((moved, _),) = Feed([Pair(x, [x])], device="meta")
     assert moved.y[0].device.type == "meta"
-    ((kept, _),) = Feed([x])
-    assert kept is x
+
+
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_what_a_forward_writes_into_its_input_the_loader_does_not_see(device):
+    x = torch.zeros(2)
+    loader = [x, (x, 1), [x], {"x": x}, Pair(x, [x])]
+    for batch, _ in Feed(loader, device=device):
+        leaf = batch
+        while not isinstance(leaf, torch.Tensor):
+            leaf = leaf["x"] if isinstance(leaf, dict) else leaf[0]
+        leaf.add_(1)
+    assert not x.any()
 
 
 def test_a_batch_type_of_another_library_moves_itself():
@@ -100,9 +110,10 @@ def test_another_kind_of_batch_needs_forward_fn(batch, kind):
 
 
 @pytest.mark.parametrize("name", ["samples", "batches"])
-@pytest.mark.parametrize("limit", [0, -3])
-def test_a_limit_below_one_is_refused(name, limit):
-    with pytest.raises(ValueError, match=f"recalibrate: {name} expected 1 or more, got {limit}"):
+@pytest.mark.parametrize("limit", [0, -3, 2.5, "3"])
+def test_a_limit_that_is_no_number_of_batches_is_refused(name, limit):
+    words = f"recalibrate: {name} expected a whole number of 1 or more, got {limit!r}"
+    with pytest.raises(ValueError, match=words):
         Feed([], **{name: limit})
 
 

@@ -511,6 +511,108 @@ def test_layers_called_by_an_untraceable_forward_stand_alone():
     assert isinstance(folded.parts[1], ScaleShift)
 
 
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda net, x: net.norm(net.conv(x.to(net.norm.weight.dtype))),
+        lambda net, x: net.norm(net.conv(x)).view(net.norm.running_mean.shape[0], -1),
+        lambda net, x: net.norm(net.conv(x)) if net.norm.bias is not None else x,
+    ],
+    ids=["dtype", "shape", "there"],
+)
+def test_a_batch_norm_whose_tensors_are_asked_for_anything_is_kept(run):
+    _, report = assert_folds(network(run), images())
+    assert report.kept == {"norm": "its tensors are used elsewhere"}
+
+
+def test_what_stands_in_for_a_batch_norm_still_says_how_many_channels_it_has():
+    def run(net, x):
+        return net.norm(net.conv(x)).view(-1, net.norm.num_features)
+
+    assert assert_folds(network(run), images())[1].folded == {"norm": ("conv",)}
+
+
+def test_a_batch_norm_is_kept_where_code_that_is_not_traced_may_read_its_tensors():
+    class Reading(Branching):
+        def forward(self, x):
+            return self._rest(super().forward(x))
+
+        def _rest(self, x):
+            return x.to(self.parts[1].weight.dtype)
+
+        def reset(self):
+            self.parts[1].running_var.fill_(1)
+
+    model = settled(Reading(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)))
+    _, report = assert_folds(model, images())
+    assert report.kept == {"parts.1": "Reading, whose code is not traced, may read its tensors"}
+
+
+def test_batch_norms_of_torchs_own_layers_are_kept():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    layer.norm1, layer.norm2 = (bn.BatchNorm1d(8, channel_dim=-1) for _ in range(2))
+    steps = torch.randn(2, 5, 8, dtype=torch.float64)
+    _, report = assert_folds(settled(layer), steps, example=steps)
+    why = "TransformerEncoderLayer, whose code is not traced, may read its tensors"
+    assert report.kept == {"norm1": why, "norm2": why}
+
+
+def test_scripted_parts_stay_and_what_is_around_them_folds():
+    part = script(settled(nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))))
+    model = settled(nn.Sequential(part, *block()))
+    x = images()
+    expected = model(x)
+    folded, report = fold(model, x)
+    torch.testing.assert_close(folded(x), expected)
+    assert report.folded == {"2": ("1",)}
+    assert report.kept == {"0.1": "scripted"}
+
+
+def test_layers_called_with_objects_or_by_another_name_are_no_obstacle():
+    class Frozen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            for name in ("weight", "bias", "running_mean", "running_var"):
+                self.register_buffer(name, torch.rand(4) + 0.5)
+
+        def forward(self, x):
+            scale = (self.weight / (self.running_var + 1e-5).sqrt())[:, None, None]
+            return (x - self.running_mean[:, None, None]) * scale + self.bias[:, None, None]
+
+    class Boxed(nn.BatchNorm2d):
+        def forward(self, box):
+            return [super().forward(box[0])]
+
+    x = images()
+    model = network(lambda net, x: net.norm(x=net.conv(x)), norm=Frozen())
+    assert list(assert_folds(model, x, example=x)[1].kept) == ["norm"]
+    model = network(lambda net, x: net.boxed([net.norm(net.conv(x))])[0], boxed=Boxed(4))
+    _, report = assert_folds(model, x, example=x)
+    assert report.folded == {"norm": ("conv",)}
+    assert report.kept == {"boxed": "Boxed has a forward of its own"}
+
+
+def test_a_model_that_writes_into_its_input_is_measured_on_the_same_example():
+    model, x = network(lambda net, x: net.norm(net.conv(x.mul_(2).sub_(1)))), images()
+    before = x.clone()
+    assert fold(model, x)[1].difference < 1e-13
+    assert torch.equal(x, before)
+
+
+def test_a_model_that_fails_only_when_folded_is_refused_in_one_line():
+    model = network(lambda net, x: net.norm(net.conv(x)) + len(net.norm._parameters["weight"]))
+    before = snapshot(model)
+    refused(model, "to run on the example when folded, got KeyError: 'weight'", example=images())
+    assert snapshot(model) == before
+
+
+def test_outputs_without_a_finite_number_prove_nothing():
+    model = network(lambda net, x: (net.norm(net.conv(x)) * torch.nan, x.new_zeros(0)))
+    refused(model, "to return finite numbers, got only NaN or infinite ones", example=images())
+    assert fold(model, images(), tolerance=float("inf"))[1].difference == 0
+    assert fold(network(lambda net, x: net.norm(net.conv(x))[:0]), images())[1].difference == 0
+
+
 def test_what_tracing_cannot_see_the_example_does():
     model = settled(Branching(block(), inside=lambda net, x: x + net.parts[0][0](x)))
     before = snapshot(model)
@@ -708,6 +810,7 @@ def test_models_that_cannot_be_folded_are_refused():
             "running statistics of 1 expected finite numbers, got NaN or infinity",
         ),
         ("running_var", float("inf"), "running statistics of 1 expected finite numbers, got NaN or infinity"),
+        ("eps", 0.0, r"running_var \+ eps of 1 expected numbers > 0, got 0"),
         ("running_var", -1e-9, "running_var of 1 expected numbers >= 0, got -1e-09"),
         ("weight", float("nan"), "weight and bias of 1 expected finite numbers, got NaN or infinity"),
     ],
@@ -715,6 +818,9 @@ def test_models_that_cannot_be_folded_are_refused():
 def test_broken_statistics_are_refused(name, value, words):
     model = settled(block())
     with torch.no_grad():
+        if name == "eps":
+            model[1].eps = value
+            name, value = "running_var", 0.0
         getattr(model[1], name)[2] = value
     before = snapshot(model)
     refused(model, f"fold: {words}", inplace=True)

@@ -464,6 +464,128 @@ def test_a_layer_that_another_method_uses_keeps_its_code():
     torch.testing.assert_close(model[0].eval().features(images()), expected)
 
 
+class Encoder(nn.Module):
+    """Two more ways through its layers, neither of which is a part of ``forward``."""
+
+    def __init__(self, **modules):
+        super().__init__()
+        self.conv, self.bn, self.relu = nn.Conv2d(3, 3, 1), spoiled(nn.BatchNorm2d(3)), nn.ReLU()
+        for name, module in modules.items():
+            setattr(self, name, module)
+
+    def forward(self, x):
+        return self.relu(self.bn(self.conv(x)))
+
+
+class Features(Encoder):
+    def other(self, x):
+        return self.bn(self.conv(x))
+
+
+class Project(Encoder):
+    def other(self, x):
+        return self.relu(self.conv(x))
+
+
+class Forward(Encoder):
+    def other(self, x):
+        return self.bn.forward(self.conv(x))
+
+
+class Nested(Encoder):
+    def other(self, x):
+        return (lambda y: self.relu(y))(self.conv(x))
+
+
+class Outer(nn.Module):
+    """Activates what a part returns, and gives the part's output too."""
+
+    def __init__(self):
+        super().__init__()
+        self.part = nn.Sequential(nn.Conv2d(3, 3, 1), spoiled(nn.BatchNorm2d(3)))
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        return self.relu(self.part(x))
+
+    def other(self, x):
+        return self.part(x)
+
+
+class Head(nn.Module):
+    """Registers an activation of another, and uses it in a method."""
+
+    def __init__(self, relu):
+        super().__init__()
+        self.relu = relu
+
+    def forward(self, x):
+        return x
+
+    def other(self, x):
+        return self.relu(x)
+
+
+class Shared(Encoder):
+    def __init__(self):
+        super().__init__()
+        self.head = Head(self.relu)
+
+    def forward(self, x):
+        return self.head(super().forward(x))
+
+    def other(self, x):
+        return self.head.other(self.conv(x))
+
+
+class Hidden(nn.Module):
+    """Holds an activation of another where torch does not see it."""
+
+    def __init__(self, relu):
+        super().__init__()
+        self.acts = [relu]
+
+    def forward(self, x):
+        return self.acts[0](x - 0.3)
+
+
+class Listed(Encoder):
+    def __init__(self):
+        super().__init__()
+        self.head = Hidden(self.relu)
+
+    def forward(self, x):
+        return self.head(super().forward(x))
+
+    other = forward
+
+
+@pytest.mark.parametrize("kind", [Features, Project, Forward, Nested, Outer, Shared, Listed])
+@pytest.mark.parametrize("with_example", [False, True])
+def test_other_methods_give_what_they_gave(kind, with_example):
+    model = kind().eval()
+    x = images()
+    expected = model(x), model.other(x)
+    bn.convert(model, fuse=True, example=x if with_example else None)
+    torch.testing.assert_close((model(x), model.other(x)), expected)
+
+
+def test_a_method_that_forward_is_made_of_prevents_nothing():
+    class Split(Encoder):
+        def stem(self, x):
+            return self.relu(self.bn(self.conv(x)))
+
+        def forward(self, x):
+            return self.stem(x)
+
+        def train(self, mode=True):
+            self.bn.eval()
+            return super().train(mode)
+
+    _, report = bn.convert(Split(), fuse=True)
+    assert report.fused == {"bn": "relu"}
+
+
 def test_what_differs_on_the_example_is_left_and_the_rest_fused():
     class Fooled(Bare):
         # a trace sees no tensor, so it sees the other branch

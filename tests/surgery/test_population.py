@@ -1,4 +1,5 @@
 import copy
+import warnings
 
 import pytest
 import torch
@@ -465,6 +466,228 @@ def test_an_iterator_serves_for_one_pass_only():
         population_statistics(model, iter(loader))
 
 
+# What a layer normalizes need not be its input with channels at axis 1
+
+
+def steps(number=7, batches=3, channels=5):
+    """Batches ``(N, steps, channels)`` whose channels differ."""
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.arange(1.0, channels + 1)
+    return [torch.randn(8, number, channels, generator=generator) * scale + scale for _ in range(batches)]
+
+
+def by_channel(batches):
+    return torch.cat(batches).double().flatten(0, -2).T
+
+
+class Last(nn.BatchNorm1d):
+    """Channels last, by moving them."""
+
+    def forward(self, x):
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
+class OursLast(BatchNorm1d):
+    def forward(self, x):
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
+class Activated(nn.BatchNorm1d):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+class Twice(nn.BatchNorm1d):
+    """Two tensors in one call."""
+
+    def forward(self, x):
+        return super().forward(x), super().forward(3 * x + 1)
+
+
+class Box:
+    def __init__(self, features):
+        self.features = features
+
+
+class Boxed(nn.BatchNorm1d):
+    """Takes and gives an object, as layers for sparse data do."""
+
+    def forward(self, box):
+        return Box(super().forward(box.features))
+
+
+class ByHand(nn.BatchNorm1d):
+    """Does not call the forward of its base class."""
+
+    def forward(self, x):
+        return (x - self.running_mean) / (self.running_var + self.eps).sqrt()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("number", [5, 7])
+@pytest.mark.parametrize(
+    "layer", [lambda: BatchNorm1d(5, channel_dim=-1), lambda: Last(5), lambda: OursLast(5)]
+)
+def test_channels_that_are_last_are_found(layer, number, method):
+    # the second layer is given what the first one makes of its statistics
+    model, loader = (
+        nn.Sequential(layer(), nn.Flatten(), nn.Linear(5 * number, 3), BatchNorm1d(3)),
+        steps(number),
+    )
+    found = population_statistics(model, loader, method=method, allow_small_batches=True)
+    assert_statistics(found["0"], by_channel(loader))
+    assert list(found) == ["0", "3"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_subclasses_that_add_something_are_measured_as_their_base_class(method):
+    loader = shuffled(batches=9)
+    model = nn.Sequential(Activated(3), nn.Linear(3, 3), Activated(3))
+    expected = copy.deepcopy(model)
+    expected[0] = nn.Sequential(nn.BatchNorm1d(3), nn.ReLU())
+    expected[2] = nn.Sequential(nn.BatchNorm1d(3), nn.ReLU())
+    found = population_statistics(model, loader, method=method)
+    for name, wanted in population_statistics(expected, loader, method=method).items():
+        assert torch.equal(found[name.removesuffix(".0")].mean, wanted.mean)
+        assert torch.equal(found[name.removesuffix(".0")].var, wanted.var)
+    assert "_check_input_dim" not in vars(model[0])
+
+
+def test_all_that_one_call_normalizes_counts():
+    loader = shuffled(batches=3)
+    found = population_statistics(nn.Sequential(Twice(3)), loader)
+    whole = torch.cat(loader).double()
+    assert_statistics(found["0"], torch.cat([whole, 3 * whole + 1]).T)
+    assert found["0"].batches == 3
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_layer_takes_out_of_an_object_is_measured(method):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.end = Boxed(3), nn.BatchNorm1d(3)
+
+        def forward(self, x):
+            return self.end(self.norm(Box(x)).features)
+
+    loader = shuffled()
+    found = population_statistics(Net(), loader, method=method)
+    assert_statistics(found["norm"], torch.cat(loader).double().T)
+    assert list(found) == ["norm", "end"]
+
+
+def test_a_layer_that_computes_by_itself_is_measured_at_axis_one_or_refused():
+    loader = shuffled()
+    assert_statistics(
+        population_statistics(nn.Sequential(ByHand(3)), loader)["0"], torch.cat(loader).double().T
+    )
+    model = nn.Sequential(ByHand(5), nn.Flatten(), nn.BatchNorm1d(35))
+    words = (
+        r"recalibrate: '0', a ByHand with a forward of its own, expected 5 channels at axis 1, got shape "
+        r"\(8, 7, 5\); name the other layers in layers="
+    )
+    with pytest.raises(ValueError, match=words):
+        population_statistics(model, steps())
+    assert list(population_statistics(model, steps(), layers=["2"])) == ["2"]
+
+
+class Masked(nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        self.norm, self.end = BatchNorm1d(5, channel_dim=-1, **options), BatchNorm1d(5, channel_dim=-1)
+
+    def forward(self, x, mask):
+        return self.end(self.norm(x, mask=mask).tanh(), mask=mask)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", [torch.bool, torch.float32])
+def test_what_a_mask_excludes_does_not_count(kind, method):
+    loader = [
+        {"x": x.masked_fill(~mask[..., None], torch.nan), "mask": mask.to(kind)}
+        for x, mask in ((x, torch.arange(7) < torch.randint(1, 8, (8, 1))) for x in steps())
+    ]
+    model = Masked(excluded="zero")
+    found = population_statistics(model, loader, method=method, allow_small_batches=True)
+    values = torch.cat([batch["x"][batch["mask"] > 0] for batch in loader])
+    assert_statistics(found["norm"], values.double().T)
+    assert found["end"].count == len(values)
+
+
+def test_weights_of_a_mask_count_as_in_the_layer():
+    x, mask = steps(batches=1)[0], torch.rand(8, 7)
+    model = Masked(momentum=1.0)
+    model(x, mask)
+    wanted = model.norm
+    found = population_statistics(model, [{"x": x, "mask": mask}], layers=["norm"])["norm"]
+    torch.testing.assert_close(found.mean.float(), wanted.running_mean)
+    torch.testing.assert_close(found.var.float(), wanted.running_var)
+    assert found.count == pytest.approx(mask.sum().item())
+
+
+def test_a_mask_for_each_channel_is_refused():
+    x = steps(batches=1)[0]
+    with pytest.raises(ValueError, match=r"recalibrate: mask of 'norm' expected the same for all channels"):
+        population_statistics(Masked(), [{"x": x, "mask": x > 0}])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_forward_that_writes_into_its_input_does_not_change_the_data(method):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+
+        def forward(self, x):
+            return self.second(self.first(x.mul_(2).sub_(1)).tanh())
+
+    loader = shuffled()
+    before = [batch.clone() for batch in loader]
+    found = population_statistics(Scaled(), loader, method=method)
+    assert_statistics(found["first"], torch.cat([2 * batch - 1 for batch in before]).double().T)
+    assert all(map(torch.equal, loader, before))
+
+
+# TorchScript
+
+
+def script(module):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of torch.jit as a whole; it still works
+        return torch.jit.script(module)
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_a_scripted_part_predicts_and_is_as_before(freeze):
+    torch.manual_seed(0)
+    part = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout())
+    scripted = script(part)
+    if freeze:
+        part.eval()
+        with warnings.catch_warnings(action="ignore"):
+            scripted = torch.jit.freeze(script(part))
+    model = nn.Sequential(scripted, nn.BatchNorm1d(3))
+    before, training = snapshot(model[1]), [getattr(m, "training", None) for m in model.modules()]
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    buffers = dict(model.named_buffers())
+    loader = shuffled()
+    found = population_statistics(model, loader)
+    assert list(found) == ["1"]
+    with torch.no_grad():
+        assert_statistics(found["1"], part.eval()(torch.cat(loader)).double().T)
+    assert snapshot(model[1]) == before
+    assert [getattr(m, "training", None) for m in model.modules()] == training
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert all(value is buffers[name] for name, value in model.named_buffers())
+
+
+def test_a_scripted_batch_norm_is_left_and_listed():
+    model = nn.Sequential(script(nn.Sequential(nn.BatchNorm1d(3))), nn.BatchNorm1d(3))
+    measured = measure(model, Feed(shuffled()), "auto", None, None, False)
+    assert (list(measured.statistics), measured.untouched) == (["1"], {"0.0": "scripted"})
+
+
 # What is refused
 
 
@@ -488,7 +711,7 @@ class OnlyOnce:
         (drifting(), {"method": "fast"}, "method expected one of auto, layerwise, onepass, got 'fast'"),
         (drifting(), {"tolerance": 0.0}, "tolerance expected a number > 0, got 0.0"),
         (drifting(), {"tolerance": float("nan")}, "tolerance expected a number > 0, got nan"),
-        (drifting(), {"samples": 0}, "samples expected 1 or more, got 0"),
+        (drifting(), {"samples": 0}, "samples expected a whole number of 1 or more, got 0"),
         (drifting(), {"layers": ["2"]}, "got '2'"),
     ],
 )

@@ -1,6 +1,7 @@
 import json
 import math
 import sys
+import warnings
 
 import pytest
 import torch
@@ -277,6 +278,16 @@ def test_predictions_after_a_lagging_training_are_mended():
         recalibrate(model, loader)
         mended = (model(torch.cat(loader)) - trained).abs().mean()
     assert mended < 0.01 * lagging
+
+
+def test_a_scripted_part_leaves_nothing_changed_if_nothing_can_be():
+    with warnings.catch_warnings(action="ignore"):  # of torch.jit as a whole; it still works
+        model = torch.jit.script(nn.Sequential(nn.BatchNorm1d(3)))
+    with pytest.raises(
+        ValueError, match=r"recalibrate: model expected a batch-norm layer .*, got 0 scripted$"
+    ):
+        recalibrate(model, shuffled())
+    assert model.training
 
 
 def test_it_is_offered_at_the_top():

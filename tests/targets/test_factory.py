@@ -13,6 +13,7 @@ from torch import nn
 def model(): return nn.Linear(2, 3)
 def number(): return 3
 def broken(): raise KeyError("two\\nlines")
+def leaves(): raise SystemExit(0)
 def twice(x): return 2 * x
 value = 5
 """
@@ -21,6 +22,7 @@ value = 5
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     (tmp_path / "factories_here.py").write_text(FILE)
+    (tmp_path / "script.py").write_text("import sys\nsys.exit(2)")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -57,6 +59,8 @@ def test_weights_are_put_in(place):
         ("factories_here:value", "target expected a function 'value' in factories_here, got none"),
         ("factories_here:number", "target expected a factory of a torch.nn.Module, got int"),
         ("factories_here:broken", "target expected factories_here:broken to work, got KeyError: 'two"),
+        ("factories_here:leaves", "target expected factories_here:leaves to work, got SystemExit: 0"),
+        ("script.py:model", "target expected a module that can be imported, got script.py: SystemExit: 2"),
         ("model.safetensors", "target expected a factory, .* as --weights, got model.safetensors"),
         ("model.onnx", "target expected a factory, .*, got model.onnx, a program without modules"),
     ],

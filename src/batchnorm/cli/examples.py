@@ -38,7 +38,7 @@ def theirs(op: str, expected: str) -> Iterator[None]:
         yield
     except ValueError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{op}: {expected}, got {error_line(error)}") from error
 
 
@@ -46,6 +46,8 @@ def check_out(op: str, out: Path, suffixes: tuple[str, ...], force: bool) -> Non
     """Refuse a place where nothing may be written, before anything takes time."""
     if out.suffix not in suffixes:
         raise ValueError(f"{op}: out expected to end in {' or '.join(suffixes)}, got {out}")
+    if out.is_dir():
+        raise ValueError(f"{op}: out expected a file, got the directory {out}")
     if out.exists() and not force:
         raise ValueError(f"{op}: out expected a new file, or --force, got {out}")
     if not out.parent.is_dir():

@@ -63,9 +63,10 @@ def command(
         return
     console = make_console(False)
     for line in summary(report["fold"]) if report["fold"] else ():
-        console.print(line, markup=False)
+        console.print(line)
     if report["difference"] is not None:
         console.print(
-            f"{out.name} on {report['inputs']} inputs: largest difference {report['difference']:.1e}"
+            f"{out.name} on {report['inputs']} inputs: largest difference {report['difference']:.1e}",
+            soft_wrap=True,
         )
-    console.print(f"Written to {out}", markup=False)
+    console.print(f"Written to {out}", soft_wrap=True)

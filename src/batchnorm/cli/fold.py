@@ -57,8 +57,8 @@ def command(
         return
     console = make_console(False)
     for line in summary(report.to_dict()):
-        console.print(line, markup=False)
-    console.print(f"Written to {out}", markup=False)
+        console.print(line)
+    console.print(f"Written to {out}", soft_wrap=True)
 
 
 def summary(report: dict) -> list[str]:  # type: ignore[type-arg]

@@ -59,12 +59,14 @@ def command(
 ) -> None:
     """Measure, write, print."""
     from batchnorm.surgery import recalibrate
+    from batchnorm.surgery.layers import expect_initialized
     from batchnorm.targets import load_model, pack_state
 
     before = out.with_suffix(".before.safetensors")
     for path in (out, before):
         check_out("recalibrate", path, (".safetensors",), force)
     model = load_model("recalibrate", target, weights)
+    expect_initialized("recalibrate", model)
     old = {name: buffer.clone() for name, buffer in model.named_buffers()}
     if device is not None:
         with theirs("recalibrate", "device expected one of this machine"):
@@ -95,7 +97,7 @@ def command(
     if as_json:
         print(json.dumps({"target": target, "out": str(out), **report.to_dict()}, indent=1))
     _show(console, report)
-    console.print(f"Written to {out}, what was before to {before}", markup=False)
+    console.print(f"Written to {out}, what was before to {before}", soft_wrap=True)
 
 
 def _run(model: "nn.Module", batch: object) -> None:
@@ -124,4 +126,4 @@ def _show(console: Console, report: "RecalibrationReport") -> None:
     console.print(f"{report.method}: largest change in any channel, in new standard deviations (sd)")
     console.print(table)
     for name, reason in report.untouched.items():
-        console.print(f"untouched: {name or 'itself'}: {reason}", markup=False)
+        console.print(f"untouched: {name or 'itself'}: {reason}")

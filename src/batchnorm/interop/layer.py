@@ -64,9 +64,9 @@ def to_numbers(op: str, layer: BatchNorm, count: int | None) -> dict[str, NDArra
     if layer.running_mean is None or layer.running_var is None or layer.running_mean.dim() != 1:
         raise ValueError(f"{op}: layer expected running statistics of shape (C,), got {layer}")
     _check_count(op, count)
-    arrays = {
-        name: _array(values) for name, values in layer.state_dict().items() if name != "num_batches_tracked"
-    }
+    # by name: a subclass may hold more, and what is parametrized has its values nowhere else
+    held = {name: getattr(layer, name) for name in ("weight", "bias", "running_mean", "running_var")}
+    arrays = {name: _array(values) for name, values in held.items() if values is not None}
     if count is not None:
         arrays["running_var"] *= (count - 1) / count
     return arrays
@@ -86,6 +86,6 @@ def _check_count(op: str, count: int | None) -> None:
 
 def _array(values: Tensor) -> NDArray[Any]:
     # NumPy has no bfloat16
-    values = values.float() if values.dtype == torch.bfloat16 else values
+    values = values.detach().float() if values.dtype == torch.bfloat16 else values.detach()
     array: NDArray[Any] = values.cpu().numpy().copy()
     return array

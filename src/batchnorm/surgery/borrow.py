@@ -30,8 +30,8 @@ def borrowed(model: nn.Module) -> Iterator[None]:
     """
     modules = list(model.modules())
     # Not by train() and eval(): models override them, to freeze layers or merge weights.
-    modes = [module.training for module in modules]
-    buffers = [dict(module._buffers) for module in modules]
+    modes = [(module, module.training) for module in modules if hasattr(module, "training")]  # not if frozen
+    buffers = [(module, dict(module._buffers)) for module in modules]
     copies: dict[int, Tensor] = {}
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.no_grad())
@@ -39,19 +39,29 @@ def borrowed(model: nn.Module) -> Iterator[None]:
         if "torch._dynamo" in sys.modules:  # otherwise nothing is compiled, and importing it takes seconds
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         try:
-            for module in modules:
+            for module, _ in modes:
                 module.training = False
-                for name, buffer in module._buffers.items():
-                    if buffer is not None:
-                        if id(buffer) not in copies:  # modules may share a buffer
-                            copies[id(buffer)] = buffer.clone()
-                        module._buffers[name] = copies[id(buffer)]
+            for module, originals in buffers:
+                for buffer in originals.values():
+                    if buffer is not None and id(buffer) not in copies:  # modules may share a buffer
+                        copies[id(buffer)] = buffer.clone()
+                _put_buffers(module, {name: copies.get(id(buffer)) for name, buffer in originals.items()})
             yield
         finally:
-            for module, mode, originals in zip(modules, modes, buffers, strict=True):
+            for module, mode in modes:
                 module.training = mode
-                module._buffers.clear()
-                module._buffers.update(originals)
+            for module, originals in buffers:
+                _put_buffers(module, originals)
+
+
+def _put_buffers(module: nn.Module, buffers: Mapping[str, Tensor | None]) -> None:
+    """Give a module these buffers and no others."""
+    if isinstance(module, torch.jit.ScriptModule):  # it can be given no others, and its dict is a copy
+        for name, buffer in buffers.items():
+            setattr(module, name, buffer)
+    else:
+        module._buffers.clear()
+        module._buffers.update(buffers)
 
 
 def _cuda_devices(model: nn.Module) -> list[int]:

@@ -1,6 +1,7 @@
 """The constants of a batch norm that predicts: scale and shift per channel, in float64."""
 
 import dataclasses
+import inspect
 from typing import Any
 
 import torch
@@ -8,12 +9,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from batchnorm.nn import BatchNorm2d
-from batchnorm.surgery.layers import NO_STATISTICS, BatchNorm
+from batchnorm.surgery.layers import NO_STATISTICS, SCRIPTED, BatchNorm, is_scripted_norm
 
-__all__ = ["Constants", "constants_of", "hooks_of", "is_norm", "runs_forward_of"]
+__all__ = ["FORWARDS", "TENSORS", "Constants", "constants_of", "hooks_of", "is_norm", "runs_forward_of"]
 
-_TENSORS = ("running_mean", "running_var", "weight", "bias")
-_FORWARDS = (nn.BatchNorm2d, nn.SyncBatchNorm, BatchNorm2d)
+TENSORS = ("running_mean", "running_var", "weight", "bias")
+FORWARDS = (nn.BatchNorm2d, nn.SyncBatchNorm, BatchNorm2d)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ def is_norm(module: nn.Module) -> bool:
     """Whether a module is a batch norm: a subclass of torch's, or of a frozen class with its four tensors."""
     if isinstance(module, nn.modules.batchnorm._NormBase):
         return isinstance(module, BatchNorm)  # and no instance norm
-    return all(isinstance(getattr(module, name, None), Tensor) for name in _TENSORS)
+    return all(isinstance(getattr(module, name, None), Tensor) for name in TENSORS)
 
 
 def hooks_of(module: nn.Module) -> tuple[dict[int, Any], ...]:
@@ -60,7 +61,9 @@ def hooks_of(module: nn.Module) -> tuple[dict[int, Any], ...]:
 
 def runs_forward_of(module: nn.Module, *classes: type[nn.Module]) -> bool:
     """Whether calling a module runs the forward of one of these classes, not one of its own."""
-    return "forward" not in vars(module) and any(type(module).forward is kind.forward for kind in classes)
+    # looked up so since a ScriptModule's class raises when it is asked for it
+    forward = inspect.getattr_static(type(module), "forward")
+    return "forward" not in vars(module) and any(forward is kind.forward for kind in classes)
 
 
 def constants_of(module: nn.Module, name: str) -> Constants | str:
@@ -74,12 +77,14 @@ def constants_of(module: nn.Module, name: str) -> Constants | str:
         ValueError: If the statistics are not finite or the variance is negative: such a layer is broken,
             folded or not.
     """
+    if is_scripted_norm(module):
+        return SCRIPTED
     if any(hooks_of(module)):
         return "has hooks"
     if parametrize.is_parametrized(module):
         return "is parametrized"
     if isinstance(module, BatchNorm):
-        if not runs_forward_of(module, *_FORWARDS):
+        if not runs_forward_of(module, *FORWARDS):
             return f"{type(module).__name__} has a forward of its own"
         if module.running_mean is None or module.running_var is None:
             return NO_STATISTICS
@@ -87,15 +92,18 @@ def constants_of(module: nn.Module, name: str) -> Constants | str:
     # ours may be frozen and then takes the running statistics in training mode too
     if module.learns() if fused else module.training:  # type: ignore[operator]
         return "in training mode: it normalizes with the batch"
-    running_mean, running_var, weight, bias = (getattr(module, name) for name in _TENSORS)
+    running_mean, running_var, weight, bias = (getattr(module, name) for name in TENSORS)
     mean, var = _exact(running_mean), _exact(running_var)
     if mean.dim() != 1:
         return f"keeps statistics of shape {tuple(mean.shape)}, not one per channel"
     eps = getattr(module, "eps", 1e-5)
     if not (torch.isfinite(mean).all() and torch.isfinite(var).all()):
         raise ValueError(f"fold: running statistics of {name} expected finite numbers, got NaN or infinity")
-    if (var < 0).any() or (var + eps <= 0).any():
+    if (var < 0).any():
         raise ValueError(f"fold: running_var of {name} expected numbers >= 0, got {var.min().item():.3g}")
+    if (var + eps <= 0).any():
+        least = (var + eps).min().item()
+        raise ValueError(f"fold: running_var + eps of {name} expected numbers > 0, got {least:.3g}")
     scale = (1.0 if weight is None else _exact(weight)) / torch.sqrt(var + eps)
     shift = (0.0 if bias is None else _exact(bias)) - mean * scale
     if not (torch.isfinite(scale).all() and torch.isfinite(shift).all()):

@@ -11,7 +11,7 @@ from batchnorm.records.record import Record
 from batchnorm.surgery.exchange import ORIGIN, Layer, back, become, home_class, is_ours, our_class
 from batchnorm.surgery.fuse import fuse as fuse_layers
 from batchnorm.surgery.fuse import unfuse
-from batchnorm.surgery.layers import BatchNorm
+from batchnorm.surgery.layers import SCRIPTED, BatchNorm, is_scripted_norm
 from batchnorm.surgery.snapshot import Snapshot
 
 __all__ = ["ConversionReport", "convert", "revert"]
@@ -45,7 +45,7 @@ def convert(
     float32) or the statistics need another shape (every row starts as a copy).
 
     Left alone and reported: subclasses that define anything but a constructor, parametrized layers, lazy
-    layers without parameters yet, and ours where there is nothing to do.
+    layers without parameters yet, scripted layers, and ours where there is nothing to do.
     `torch.nn.SyncBatchNorm` becomes ours with ``Synced(group)`` statistics, unless ``stats`` says otherwise.
 
     Args:
@@ -85,7 +85,7 @@ def convert(
     before = Snapshot(model.modules())
     converted: list[str] = []
     fused: dict[str, str] = {}
-    left: dict[str, str] = {}
+    left = {name: SCRIPTED for name, module in model.named_modules() if is_scripted_norm(module)}
     try:
         for name, layer in _layers(model):
             reason = _convert_layer(layer, stats)

@@ -40,7 +40,8 @@ class Flow:
         calls: By module, the nodes that call it; None for calls from where tracing failed.
         modules: The module that a node calls.
         graphs: Traces of the modules that could be traced as a whole, the usual arguments first.
-        read: Identities of the parameters and buffers used otherwise than by a leaf module.
+        read: Identities of the parameters and buffers used otherwise than by a leaf module; of a batch norm,
+            also those that are only asked for their type or shape, since folded it has none.
         functional: Functional batch norms: name of the calling module and of the node.
         untraced: Why the forward of these modules could not be traced.
     """
@@ -121,7 +122,7 @@ def _skeleton(model: nn.Module) -> nn.Module:
 
 
 def _is_leaf(module: nn.Module) -> bool:
-    return is_norm(module) or is_plain(module) or isinstance(module, Folded)
+    return is_norm(module) or is_plain(module) or isinstance(module, Folded | torch.jit.ScriptModule)
 
 
 class _Tracer(fx.Tracer):
@@ -197,10 +198,11 @@ def _collect(graph: fx.Graph, root: nn.Module, flow: Flow) -> Iterator[nn.Module
             flow.modules[node] = module
             flow.calls[module].append(node)
             yield module
-        elif node.op == "get_attr" and any(True for _ in data_users(node)):
+        elif node.op == "get_attr":
             owner, _, name = node.target.rpartition(".")
-            tensor = getattr(root.get_submodule(owner), name)
-            if isinstance(tensor, Tensor):
+            module = root.get_submodule(owner)
+            tensor = getattr(module, name)
+            if isinstance(tensor, Tensor) and (is_norm(module) or any(True for _ in data_users(node))):
                 flow.read.add(id(tensor))
         elif node.target in _FUNCTIONAL:
             flow.functional.append(f"{flow.names[root]}:{node.name}".lstrip(":"))

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from batchnorm.surgery.borrow import borrowed
-from batchnorm.surgery.feed import call_on
+from batchnorm.surgery.feed import call_on, own_copy
+from batchnorm.surgery.layers import expect_initialized
 
 __all__ = ["TOLERANCES", "check_difference", "largest_difference", "outputs_of", "tensors_in"]
 
@@ -22,14 +23,16 @@ def outputs_of(model: nn.Module, example: Any) -> list[Tensor]:
 
     Args:
         model: Left as it was.
-        example: A tensor, a tuple of arguments, or a dict of keyword arguments.
+        example: A tensor, a tuple of arguments, or a dict of keyword arguments; left too, should the model
+            write into its input.
 
     Raises:
-        ValueError: If there is no tensor in what the model returns.
+        ValueError: If there is no tensor in what the model returns, or it has lazy parameters.
     """
+    expect_initialized("fold", model)
     with borrowed(model):
         torch.manual_seed(0)
-        output = call_on(model, example)
+        output = call_on(model, own_copy(example))
     tensors = list(tensors_in(output))
     if not tensors:
         raise ValueError(f"fold: model expected to return tensors, got {type(output).__name__}")
@@ -85,8 +88,12 @@ def check_difference(
         tolerance: For `largest_difference`; None for that of `TOLERANCES`.
 
     Raises:
-        ValueError: If a difference is above the tolerance, or the number of outputs another.
+        ValueError: If a difference is above the tolerance, the number of outputs another, or no output has
+            a finite number, so that there is nothing to compare.
     """
+    told = tolerance == math.inf or any(_parts(values).isfinite().any() for values in before)
+    if not told and any(values.numel() for values in before):
+        raise ValueError(f"{op}: model expected to return finite numbers, got only NaN or infinite ones")
     if len(before) != len(after):
         raise ValueError(f"{op}: model expected {len(before)} outputs, got {len(after)}")
     largest = 0.0

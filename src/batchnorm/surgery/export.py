@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from batchnorm.nn import BatchNorm2d
-from batchnorm.records import write_atomic
+from batchnorm.records import error_line, write_atomic
 from batchnorm.records.record import Record
 from batchnorm.surgery.constants import constants_of, is_norm, runs_forward_of
 from batchnorm.surgery.equivalence import check_difference, outputs_of, tensors_in
+from batchnorm.surgery.feed import own_copy
 from batchnorm.surgery.fold import FoldReport, expect_predicting, fold
 
 __all__ = ["FORMATS", "ExportReport", "export"]
@@ -82,13 +83,16 @@ def export(
         extra files of the ``.pt2``, as JSON.
 
     Raises:
-        ValueError: If the model cannot be folded (see `fold`) or exported, the format is unknown, or
-            the outputs of the file differ; nothing is written then.
+        ValueError: If the model cannot be folded (see `fold`) or exported, the format is unknown, onnxruntime
+            cannot run the file (it has no bfloat16, and little float64), or the outputs of the file differ;
+            nothing is written then.
         ImportError: If onnx, onnxruntime or onnxscript is missing.
     """
     path = Path(path)
     if path.suffix not in FORMATS:
         raise ValueError(f"export: path expected to end in {' or '.join(FORMATS)}, got {path}")
+    if path.is_dir():
+        raise ValueError(f"export: path expected a file, got the directory {path}")
     if path.suffix == ".onnx":
         _require_onnx()
     expect_predicting("export", model)
@@ -117,7 +121,7 @@ def export(
     run = _run_onnx if path.suffix == ".onnx" else _run_pt2
     differences = [
         check_difference("export", outputs_of(model, given), got, tolerance)
-        for given, got in zip(examples, run(content, examples), strict=True)
+        for given, got in zip(examples, run(content, examples) if examples else (), strict=True)
     ]
     write_atomic(path, content)
     return ExportReport(str(path), len(content), opset, report, len(examples), max(differences, default=None))
@@ -212,18 +216,25 @@ def _quiet_exporter() -> Iterator[None]:
 def _run_onnx(content: bytes, examples: Sequence[Any]) -> list[list[Tensor]]:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    names = [given.name for given in session.get_inputs()]
-    return [
-        [
-            torch.from_numpy(output)
-            for output in session.run(
-                None,
-                {name: t.detach().cpu().numpy() for name, t in zip(names, tensors_in(given), strict=True)},
-            )
+    try:
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        names = [given.name for given in session.get_inputs()]
+        return [
+            [
+                torch.from_numpy(output)
+                for output in session.run(
+                    None,
+                    {n: t.detach().cpu().numpy() for n, t in zip(names, tensors_in(given), strict=True)},
+                )
+            ]
+            for given in examples
         ]
-        for given in examples
-    ]
+    except Exception as error:  # its errors are of no common class; NumPy's are of what it cannot be given
+        dtype = next(tensors_in(examples[0])).dtype
+        raise ValueError(
+            f"export: model on {dtype} expected to run in onnxruntime, got {error_line(error)}; "
+            "verify=False writes it unchecked"
+        ) from error
 
 
 def _to_pt2(program: ExportedProgram, metadata: str) -> bytes:
@@ -237,6 +248,6 @@ def _run_pt2(content: bytes, examples: Sequence[Any]) -> list[list[Tensor]]:
     outputs = []
     with torch.no_grad():
         for given in examples:
-            args, kwargs = _call(given)
+            args, kwargs = _call(own_copy(given))  # a program writes into its input where the model does
             outputs.append(list(tensors_in(module(*args, **kwargs))))
     return outputs

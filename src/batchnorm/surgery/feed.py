@@ -1,13 +1,14 @@
 """How a network is fed from a loader: whole batches, moved, up to a limit, as often as needed."""
 
 import dataclasses
+import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Feed", "call_on", "model_input"]
+__all__ = ["Feed", "call_on", "first_of", "model_input", "own_copy"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Feed:
         op: Who asks, for errors.
 
     Raises:
-        ValueError: If a limit is below 1.
+        ValueError: If a limit is no whole number or below 1.
     """
 
     loader: Iterable[Any]
@@ -38,16 +39,19 @@ class Feed:
         """Check the limits."""
         for name in ("samples", "batches"):
             limit = getattr(self, name)
-            if limit is not None and limit < 1:
-                raise ValueError(f"{self.op}: {name} expected 1 or more, got {limit}")
+            if limit is not None and (not isinstance(limit, numbers.Integral) or int(limit) < 1):
+                raise ValueError(f"{self.op}: {name} expected a whole number of 1 or more, got {limit!r}")
 
     def __iter__(self) -> Iterator[tuple[Any, int]]:
-        """Yield each batch, moved, with its number of samples."""
+        """Yield a copy of each batch, moved, with its number of samples.
+
+        A copy, since a forward may write into it, and the next pass gets the same batch from the loader.
+        """
         samples = 0
         for number, batch in enumerate(self.loader, 1):
             size = _size(batch)
             samples += size
-            yield batch if self.device is None else _move(batch, self.device), size
+            yield own_copy(batch, self.device), size
             if number == self.batches or (self.samples is not None and samples >= self.samples):
                 return
 
@@ -81,6 +85,11 @@ def call_on(model: nn.Module, example: Any) -> Any:
     return model(*example) if isinstance(example, tuple) else model(example)
 
 
+def first_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> object:
+    """What a layer is given first, by place or by whatever name; None if nothing."""
+    return args[0] if args else kwargs.get("input", next(iter(kwargs.values()), None))
+
+
 def model_input(batch: Any, op: str, argument: str = "loader") -> Tensor | Mapping[str, Any]:
     """What a model is given of a batch: a tensor, or keyword arguments; or what the batch begins with.
 
@@ -102,15 +111,18 @@ def model_input(batch: Any, op: str, argument: str = "loader") -> Tensor | Mappi
     return head
 
 
-def _move(batch: Any, device: torch.device | str) -> Any:
-    if hasattr(batch, "to"):  # tensors, and the batch types of other libraries
-        return batch.to(device)
+def own_copy(batch: Any, device: torch.device | str | None = None) -> Any:
+    """A batch with copies of its tensors, moved if a device is given; other objects are moved only."""
+    if isinstance(batch, Tensor):
+        return batch.to(batch.device if device is None else device, copy=True)
+    if hasattr(batch, "to"):  # the batch types of other libraries
+        return batch if device is None else batch.to(device)
     if isinstance(batch, Mapping):
-        return {key: _move(value, device) for key, value in batch.items()}
+        return {key: own_copy(value, device) for key, value in batch.items()}
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(_move(value, device) for value in batch))
+        return type(batch)(*(own_copy(value, device) for value in batch))
     if isinstance(batch, tuple | list):
-        return type(batch)(_move(value, device) for value in batch)
+        return type(batch)(own_copy(value, device) for value in batch)
     return batch
 
 

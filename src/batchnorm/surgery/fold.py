@@ -10,13 +10,15 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
+from batchnorm.records import error_line
 from batchnorm.records.record import Record
 from batchnorm.surgery.constants import is_norm
 from batchnorm.surgery.dataflow import trace_flow
 from batchnorm.surgery.equivalence import check_difference, outputs_of
+from batchnorm.surgery.feed import first_of
 from batchnorm.surgery.folding import Weighted, fold_after, fold_before
+from batchnorm.surgery.layers import expect_initialized, is_scripted_norm
 from batchnorm.surgery.matching import Match, match
 from batchnorm.surgery.remains import Folded, ScaleShift
 from batchnorm.surgery.snapshot import Snapshot
@@ -57,8 +59,9 @@ def fold(
 
     Neighbours are found in the data flow (torch.fx), never by names or order: what feeds something
     else too, is shared, hooked or parametrized is not touched. Batch norms that cannot be constants
-    are kept and listed: without running statistics, in training mode, with hooks, of a class with
-    a forward of its own, or called as a function.
+    are kept and listed: without running statistics, in training mode, with hooks, scripted, of a class with
+    a forward of its own, called as a function, or whose tensors other code reads. What is folded is what
+    ``forward`` does: another method that uses a layer without its neighbour computes something else then.
 
     Args:
         model: In prediction mode (``model.eval()``).
@@ -76,7 +79,8 @@ def fold(
     Raises:
         ValueError: If the model is in training mode, has lazy parameters or is a ScriptModule; if
             statistics are broken (NaN, negative variance); if folded weights do not fit into the layer's
-            dtype; or if the difference is above the tolerance. The model is then as it was.
+            dtype; if the folded model fails on the example, or no output has a finite number to compare;
+            or if the difference is above the tolerance. The model is then as it was.
 
     Numerics:
         In float64 on the CPU, stored in the dtype of the layer's weights.
@@ -100,8 +104,9 @@ def fold(
     ranks: dict[str, set[int]] = {}
     before: list[Tensor] = []
     if example is not None:
+        before = outputs_of(model, example)
         with _watched_ranks(model) as ranks:
-            before = outputs_of(model, example)
+            outputs_of(model, example)  # once more: where there are hooks, torch's own layers take other ways
     flow = trace_flow(model)
     matching = match(flow, ranks)
     result = model if inplace else copy.deepcopy(model)
@@ -111,7 +116,7 @@ def fold(
             _apply(found, modules, undo)
         difference = None
         if example is not None:
-            difference = check_difference("fold", before, outputs_of(result, example), tolerance)
+            difference = check_difference("fold", before, _outputs_folded(result, example), tolerance)
         undo.pop_all()
     return result, FoldReport(
         {m.norm: m.before or m.after for m in matching.matches if not m.why},
@@ -122,6 +127,15 @@ def fold(
     )
 
 
+def _outputs_folded(model: nn.Module, example: Any) -> list[Tensor]:
+    try:
+        return outputs_of(model, example)
+    except Exception as error:  # the unfolded one ran: code around a batch norm asked it for something
+        raise ValueError(
+            f"fold: model expected to run on the example when folded, got {error_line(error)}"
+        ) from error
+
+
 def expect_predicting(op: str, model: nn.Module) -> None:
     """Refuse what is no module, trains, or has no values yet; ``op`` asks, for the errors."""
     if not isinstance(model, nn.Module):
@@ -130,9 +144,8 @@ def expect_predicting(op: str, model: nn.Module) -> None:
         raise ValueError(f"{op}: model expected before scripting, got a ScriptModule")
     if model.training:
         raise ValueError(f"{op}: model expected in prediction mode, got training mode; call model.eval()")
+    expect_initialized(op, model)
     for name, value in itertools.chain(model.named_parameters(), model.named_buffers()):
-        if is_lazy(value):
-            raise ValueError(f"{op}: model expected initialized parameters, got lazy {name}")
         if value.is_meta:
             raise ValueError(f"{op}: model expected tensors with values, got {name} on device meta")
 
@@ -143,11 +156,16 @@ def _watched_ranks(model: nn.Module) -> Iterator[dict[str, set[int]]]:
     ranks: dict[str, set[int]] = defaultdict(set)
 
     def watch(name: str) -> Any:
-        return lambda module, args, kwargs: ranks[name].add((args[0] if args else kwargs["input"]).dim())
+        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            given = first_of(args, kwargs)
+            if isinstance(given, Tensor):  # a class of its own may take any object
+                ranks[name].add(given.dim())
+
+        return note
 
     with contextlib.ExitStack() as stack:
         for name, module in model.named_modules():
-            if is_norm(module):
+            if is_norm(module) and not is_scripted_norm(module):
                 handle = module.register_forward_pre_hook(watch(name), with_kwargs=True)
                 stack.callback(handle.remove)
         yield ranks
@@ -173,7 +191,12 @@ def _apply(found: Match, modules: Mapping[str, nn.Module], undo: contextlib.Exit
         remains = Folded(constants.activation, found.dims)
     else:
         remains = nn.Identity()
+    for name in _OPTIONS & vars(norm).keys():  # code around it may ask, for num_features above all
+        setattr(remains, name, vars(norm)[name])
     _become(norm, remains.train(norm.training), undo)
+
+
+_OPTIONS = {"num_features", "eps", "momentum", "affine", "track_running_stats"}
 
 
 def _values(module: nn.Module) -> Iterator[Tensor]:

@@ -4,12 +4,13 @@ import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from batchnorm.nn.statistics import Frozen, Statistics
 
-__all__ = ["BatchNorm", "Choice", "choose_layers"]
+__all__ = ["BatchNorm", "Choice", "choose_layers", "expect_initialized", "is_scripted_norm"]
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
@@ -18,6 +19,7 @@ FROZEN = "frozen: in prediction mode while the model trains"
 FROZEN_KIND = "frozen: its kind of statistics is Frozen"
 ROWS = "has statistics for each domain or step"
 NOT_NAMED = "not named"
+SCRIPTED = "scripted"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +35,20 @@ class Choice:
     untouched: Mapping[str, str]
 
 
+def expect_initialized(op: str, model: nn.Module) -> None:
+    """Refuse a model whose first call is to make its parameters; ``op`` asks, for the error."""
+    for name, value in itertools.chain(model.named_parameters(), model.named_buffers()):
+        if is_lazy(value):
+            raise ValueError(f"{op}: model expected initialized parameters, got lazy {name}")
+
+
+def is_scripted_norm(module: nn.Module) -> bool:
+    """Whether a module is a batch norm that runs as TorchScript, where nobody can watch or change it."""
+    return isinstance(module, torch.jit.ScriptModule) and isinstance(
+        getattr(module, "running_mean", None), Tensor
+    )
+
+
 def choose_layers(model: nn.Module, names: Iterable[str] | None = None) -> Choice:
     """Choose layers for new population statistics.
 
@@ -40,7 +56,7 @@ def choose_layers(model: nn.Module, names: Iterable[str] | None = None) -> Choic
     are not named, and frozen ones: those in prediction mode while the model as a whole is in training
     mode, and those with `Frozen` statistics. A layer whose parameters need no gradient still follows its
     input, so it is not frozen. Naming a frozen layer chooses it all the same. Layers with statistics for each
-    domain or step cannot be chosen: nobody says which domain the data are of.
+    domain or step cannot be chosen: nobody says which domain the data are of. Nor can scripted ones.
 
     Args:
         model: Any; subclasses of torch's batch norm are found, SyncBatchNorm and ours too.
@@ -50,13 +66,13 @@ def choose_layers(model: nn.Module, names: Iterable[str] | None = None) -> Choic
         ValueError: If a name is unknown or chooses no layer with running statistics, or if the model
             has parameters that are not initialized yet.
     """
-    for name, value in itertools.chain(model.named_parameters(), model.named_buffers()):
-        if is_lazy(value):
-            raise ValueError(f"recalibrate: model expected initialized parameters, got lazy {name}")
+    expect_initialized("recalibrate", model)
     named = None if names is None else [names] if isinstance(names, str) else list(names)
     layers: dict[str, BatchNorm] = {}
     untouched: dict[str, str] = {}
     for name, module in model.named_modules():
+        if is_scripted_norm(module):
+            untouched[name] = SCRIPTED
         if not isinstance(module, BatchNorm):
             continue
         if not module.track_running_stats or module.running_mean is None or module.running_var is None:

@@ -7,9 +7,11 @@ from collections.abc import Container, Iterator, Mapping
 from torch import fx, nn
 
 from batchnorm.surgery.axes import Axis, before_move, is_move
-from batchnorm.surgery.constants import Constants, constants_of, hooks_of, is_norm, runs_forward_of
+from batchnorm.surgery.call_sites import CallSites
+from batchnorm.surgery.constants import TENSORS, Constants, constants_of, hooks_of, is_norm, runs_forward_of
 from batchnorm.surgery.dataflow import Flow, data_users, input_of, only_asks
 from batchnorm.surgery.folding import Weighted, channels_of, is_output_axis, is_plain, takes_shift, why_not
+from batchnorm.surgery.methods import names_in_forward
 
 __all__ = ["Match", "Matching", "match"]
 
@@ -95,6 +97,7 @@ class _Matcher:
     def __init__(self, flow: Flow, ranks: Mapping[str, set[int]]) -> None:
         self.flow = flow
         self.ranks = ranks
+        self.sites = CallSites(flow.network)
         self.owners = Counter(id(p) for m in flow.names for p in m._parameters.values() if p is not None)
         self.passing = {
             module
@@ -111,6 +114,9 @@ class _Matcher:
             return "not called in prediction"
         if any(id(tensor) in self.flow.read for tensor in (*norm.parameters(), *norm.buffers())):
             return "its tensors are used elsewhere"
+        for holder in self.sites.holders(norm) if None in calls else ():
+            if names_in_forward(holder).intersection(TENSORS):
+                return f"{type(holder).__name__}, whose code is not traced, may read its tensors"
         if any(call is not None and (len(call.args) > 2 or set(call.kwargs) - _KNOWN) for call in calls):
             return "called with other arguments than input and residual"
         reasons = []

@@ -10,6 +10,9 @@ import math
 import torch
 from torch import Tensor
 
+from batchnorm.ops.masks import take
+from batchnorm.ops.parts import weighted_moments
+
 __all__ = ["Moments", "moments_of"]
 
 
@@ -18,24 +21,33 @@ class Moments:
     """Moments of one or more batches, per channel.
 
     Attributes:
-        count: Values per channel.
+        count: Values per channel; the sum of their weights, where a mask gives some.
         mean: ``(C,)``; float64.
         within: Sum of squared deviations from the mean of the own batch, ``(C,)``; float64.
         between: Sum over all values of the squared distance of their batch's mean from ``mean``,
             ``(C,)``; float64.
         batches: How many.
+        excess: Σ w² − Σ w; 0 unless there are weights other than 0 and 1.
     """
 
-    count: int
+    count: float
     mean: Tensor
     within: Tensor
     between: Tensor
     batches: int = 1
+    excess: float = 0.0
 
     @property
     def var(self) -> Tensor:
         """Biased variance of all values, ``(C,)``."""
         return (self.within + self.between) / self.count
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom, Σ w − Σ w² / Σ w: one less than the values, if each weighs 1."""
+        freedom = self.count - 1 - self.excess / self.count
+        # of one value that weighs 0.21, rounding is left
+        return freedom if freedom > 1e-12 * self.count else 0.0
 
     def merge(self, other: "Moments") -> "Moments":
         """Moments of the batches of both.
@@ -52,11 +64,13 @@ class Moments:
             self.within + other.within,
             self.between + other.between + apart.square() * (self.count * other.count / count),
             self.batches + other.batches,
+            self.excess + other.excess,
         )
 
     def as_one_batch(self) -> "Moments":
         """The same values, seen as one batch: several calls of a layer within one forward are one."""
-        return Moments(self.count, self.mean, self.within + self.between, torch.zeros_like(self.mean))
+        within, between = self.within + self.between, torch.zeros_like(self.mean)
+        return Moments(self.count, self.mean, within, between, excess=self.excess)
 
     def is_finite(self) -> bool:
         """Whether no value was NaN or infinite."""
@@ -93,15 +107,17 @@ _PIECE = 2**26
 
 
 @torch.no_grad()
-def moments_of(input: Tensor) -> Moments | None:
+def moments_of(input: Tensor, weights: Tensor | None = None) -> Moments | None:
     """Moments of one batch, in two passes in float64.
 
     Args:
         input: Shape ``(N, C, *spatial)``, any floating dtype, layout and device.
+        weights: Which positions count, or how much, ``(N, 1, *spatial)``; boolean or floating. What weighs 0
+            may be anything.
 
     Returns:
         Moments on the input's device (on the CPU where the device has no float64); None if there are
-        no values.
+        no values that count.
 
     Example:
         >>> batch = moments_of(torch.tensor([[1.0], [2.0], [6.0]]))
@@ -111,7 +127,9 @@ def moments_of(input: Tensor) -> Moments | None:
     if input.numel() == 0:
         return None
     if input.device.type == "mps":
-        input = input.cpu()
+        input, weights = input.cpu(), None if weights is None else weights.cpu()
+    if weights is not None:
+        return moments_of(take(input, weights)) if weights.dtype == torch.bool else _weighted(input, weights)
     dims = [dim for dim in range(input.dim()) if dim != 1]
     piece = _PIECE_CPU if input.device.type == "cpu" else _PIECE
     total: Moments | None = None
@@ -123,3 +141,12 @@ def moments_of(input: Tensor) -> Moments | None:
         total = moments if total is None else total.merge(moments)
     assert total is not None
     return total.as_one_batch()
+
+
+def _weighted(input: Tensor, weights: Tensor) -> Moments | None:
+    values = weighted_moments(input.detach().double(), (len(input),), weights)
+    total, squares, mean, within = (value.flatten() for value in values)
+    count = total.item()
+    if not count:
+        return None
+    return Moments(count, mean, within, torch.zeros_like(within), excess=squares.item() - count)

@@ -2,13 +2,14 @@
 
 import dataclasses
 import itertools
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from types import FunctionType
 
 from torch import Tensor, fx, nn
 
-from batchnorm.surgery.call_sites import CallSites, Site, called_module
+from batchnorm.surgery.call_sites import CallSites, Site, called_module, holding_names
 from batchnorm.surgery.exchange import ORIGIN, Layer, become
+from batchnorm.surgery.methods import methods_using, names_in_forward, uses
 from batchnorm.surgery.pairs import Pair, find_pair, has_hooks
 from batchnorm.surgery.rewrite import fused_class
 
@@ -117,8 +118,10 @@ def plan_fusions(
         for name, found in places.items():
             for place in found:
                 if place.pair.act in absorbed:
-                    continue
-                for reason in map(_refusal, place.rewritten()) if rewrite else [NO_EXAMPLE]:
+                    reasons = [_other_use(place, sites)]
+                else:
+                    reasons = [_refusal(site) for site in place.rewritten()] if rewrite else [NO_EXAMPLE]
+                for reason in reasons:
                     if reason is not None:
                         refused[name] = reason
         # What is refused calls its activation as before, so that may no longer give way for others.
@@ -164,23 +167,49 @@ def _refusal(site: Site) -> str | None:
         return f"{name} writes its code itself"
     if any(str(node.target).startswith("*") for node in site.code.graph.nodes if node.op == "placeholder"):
         return f"{name} takes any number of arguments"
-    for cls in type(site.owner).__mro__[: -len(nn.Module.__mro__)]:
-        for method, function in vars(cls).items():
-            known = method in ("__init__", "forward") or not isinstance(function, FunctionType)
-            if not known and attribute in function.__code__.co_names:
-                return f"{name} uses it in {method} too"
+    return next(
+        (f"{name} uses it in {method} too" for method, _ in methods_using(site.owner, [attribute])), None
+    )
+
+
+def _other_use(place: _Place, sites: CallSites) -> str | None:
+    """Which method would see that the layer activates, or that a module which returns its output does."""
+    for site in (place.site, *place.way):
+        called = called_module(site.node, site.owner)
+        assert called is not None
+        for holder in sites.holders(called):
+            acts = holding_names(holder, place.act) if place.act is not None and site is place.site else set()
+            for method, function in methods_using(holder, holding_names(holder, called)):
+                # one that forward calls, and that activates as well, is where the pair stands
+                if not (method in names_in_forward(holder) and uses(function, acts)):
+                    return f"{type(holder).__name__} uses it in {method} too"
     return None
 
 
 def _absorbed(places: Mapping[str, list[_Place]], sites: CallSites) -> dict[fx.Node, nn.Module]:
     """Calls of activations that can return their input, since all calls of the same module would be fused."""
     bare = {place.pair.act for found in places.values() for place in found if place.pair.add is None}
+    before: dict[nn.Module | None, list[nn.Module | None]] = defaultdict(list)
+    for place in itertools.chain.from_iterable(places.values()):
+        before[place.act].append(called_module(place.site.node, place.site.owner))
     absorbed = {}
     for place in itertools.chain.from_iterable(places.values()):
         calls = "a function" if place.act is None else sites.of(place.act)
-        if place.act is not None and not isinstance(calls, str) and all(call.node in bare for call in calls):
+        if place.act is None or isinstance(calls, str) or any(call.node not in bare for call in calls):
+            continue
+        if not _is_used_bare(place.act, before[place.act], sites):
             absorbed[place.pair.act] = place.act
     return absorbed
+
+
+def _is_used_bare(act: nn.Module, before: Iterable[nn.Module | None], sites: CallSites) -> bool:
+    """Whether a method uses an activation without what comes before it in ``forward``."""
+    for holder in sites.holders(act):
+        norms = {name for module in before if module is not None for name in holding_names(holder, module)}
+        for method, function in methods_using(holder, holding_names(holder, act)):
+            if not (method in names_in_forward(holder) and uses(function, norms)):
+                return True
+    return False
 
 
 def _groups(

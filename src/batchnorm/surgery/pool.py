@@ -21,7 +21,7 @@ class LayerStatistics:
     Attributes:
         mean: ``(C,)``; float64, on the CPU.
         var: ``(C,)``, unbiased, as running statistics are; float64, on the CPU.
-        count: Values per channel.
+        count: Values per channel; the sum of their weights, where a mask gives some.
         batches: Batches they come from.
         samples: Samples they come from: the sum of the batches' first dimensions.
         skipped: Batches left out since they held NaN or infinite values.
@@ -31,7 +31,7 @@ class LayerStatistics:
 
     mean: Tensor
     var: Tensor
-    count: int
+    count: float
     batches: int
     samples: int
     skipped: int
@@ -56,11 +56,11 @@ class Pool:
             ValueError: If there is one value per channel, which has no unbiased variance.
         """
         moments = self.moments
-        if moments.count < 2:
+        if not moments.freedom:
             raise ValueError(f"recalibrate: loader expected 2 or more values per channel at {name!r}, got 1")
         return LayerStatistics(
             moments.mean.cpu(),
-            (moments.var * (moments.count / (moments.count - 1))).cpu(),
+            (moments.var * (moments.count / moments.freedom)).cpu(),
             moments.count,
             moments.batches,
             self.samples,

@@ -56,7 +56,10 @@ def population_statistics(
     torch's random state.
 
     Args:
-        model: Any with subclasses of torch's batch norm: torch's, ours, SyncBatchNorm.
+        model: Any with subclasses of torch's batch norm: torch's, ours, SyncBatchNorm. What a ``mask=``
+            excludes does not count. A class with a forward of its own is measured at what it hands to that
+            of its base class, with the ``mask`` that it is called with; one that computes the formula itself
+            is taken to have its channels at axis 1. Scripted layers are left alone.
         loader: Batches; see ``forward_fn``. ``layerwise`` passes over it several times.
         method: ``layerwise``: each layer with those before it already at their population statistics;
             exact; one pass a layer. ``onepass``: each layer normalized with the statistics of every
@@ -82,7 +85,8 @@ def population_statistics(
 
     Raises:
         ValueError: If an argument is out of range, no batch is finite, the loader cannot be passed over
-            again, or its batches are too small for one pass.
+            again, its batches are too small for one pass, a mask differs between channels, or a class with
+            a forward of its own is given something without its channels at axis 1.
 
     Numerics:
         Each batch in float64 in two passes; batches merged by Chan's formula, so that the variance has

@@ -24,7 +24,8 @@ class LayerChange:
 
     Attributes:
         name: Of the layer.
-        count: Values per channel that the statistics come from.
+        count: Values per channel that the statistics come from; the sum of their weights, where a mask gives
+            some.
         batches: Batches they come from.
         samples: Samples they come from.
         skipped: Batches left out since they held NaN or infinite values.
@@ -37,7 +38,7 @@ class LayerChange:
     """
 
     name: str
-    count: int
+    count: float
     batches: int
     samples: int
     skipped: int

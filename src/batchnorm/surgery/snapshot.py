@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import torch
 from torch import nn
 
 __all__ = ["Snapshot"]
@@ -11,12 +12,14 @@ class Snapshot:
     """Class, attributes and buffers of modules; tensors are kept as objects, not copied.
 
     Args:
-        modules: Any.
+        modules: Any; scripted ones are left out, since no surgery changes them.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         self._kept = [
-            (m, type(m), dict(vars(m)), dict(m._buffers), set(m._non_persistent_buffers_set)) for m in modules
+            (m, type(m), dict(vars(m)), dict(m._buffers), set(m._non_persistent_buffers_set))
+            for m in modules
+            if not isinstance(m, torch.jit.ScriptModule)
         ]
 
     def restore(self) -> None:

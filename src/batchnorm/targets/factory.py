@@ -17,6 +17,9 @@ from batchnorm.targets.program import PROGRAMS
 
 __all__ = ["load_factory", "load_model"]
 
+# A script that reads its own arguments, or has no guard around its main, leaves by the second.
+_FAILURES = (Exception, SystemExit)
+
 
 def load_model(op: str, text: str, weights: str | os.PathLike[str] | None = None) -> nn.Module:
     """The model that a factory makes, with the weights of a file.
@@ -63,7 +66,7 @@ def load_factory(op: str, what: str, text: str) -> Callable[..., Any]:
         raise ValueError(f"{op}: {what} expected package.module:factory or file.py:factory, got {text!r}")
     try:
         module = _import(place)
-    except Exception as error:
+    except _FAILURES as error:
         raise ValueError(
             f"{op}: {what} expected a module that can be imported, got {place}: {error_line(error)}"
         ) from error
@@ -74,7 +77,7 @@ def load_factory(op: str, what: str, text: str) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
         try:
             return function(*arguments)
-        except Exception as error:
+        except _FAILURES as error:
             raise ValueError(f"{op}: {what} expected {text} to work, got {error_line(error)}") from error
 
     return call
