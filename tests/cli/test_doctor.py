@@ -46,6 +46,8 @@ def needy(width): return nn.Linear(width, 2)
 def broken(): raise KeyError("weights")
 def empty(): return []
 def images(): return [torch.randn(4, 3, 8, 8)] * 8
+def nothing(*_): return None
+def five(*_): return 5
 """
 
 
@@ -185,6 +187,13 @@ def test_fix_writes_a_mended_copy_that_is_clean(shop):
     assert run("mended.pt").exit_code == 0
 
 
+def test_a_file_that_cannot_be_written_does_not_cost_the_diagnosis(shop):
+    for option in ("--sarif", "--html"):
+        result = run("shop.py:sick", option, "nowhere/file")
+        assert isinstance(result.exception, FileNotFoundError)
+        assert "BN001" in result.output
+
+
 def test_sarif_has_the_parts_that_readers_need(shop):
     run("shop.py:sick", "--sarif", "out.sarif")
     log = json.loads((shop / "out.sarif").read_text())
@@ -236,6 +245,19 @@ def test_sarif_has_the_parts_that_readers_need(shop):
         (["shop.py:sick", "--fail-on", "all"], "fail-on expected one of error, warn, info, got 'all'"),
         (["linear.pt", "--fix", "-o", "new.pt"], "package.module:factory --weights linear.pt"),
         (["shop.py:sick", "--fix"], "out expected a new file for the mended copy, got None"),
+        (["shop.py:sick", "--fix", "-o", "a.safetensors"], "out expected to end in .pt, got a.safetensors"),
+        (
+            ["shop.py:sick", "--data", "shop.py:nothing"],
+            "data expected shop.py:nothing to return training batches",
+        ),
+        (["shop.py:sick", "--data", "shop.py:five"], "loader expected an iterable of batches, got int"),
+        (
+            ["shop.py:sick", "--optimizer", "shop.py:five"],
+            "optimizer expected a torch.optim.Optimizer, got int",
+        ),
+        (["shop.py:sick", "--optimizer", "shop.py:nothing"], "optimizer expected shop.py:nothing to return"),
+        (["shop.py:sick", "--steps", "-5"], "steps expected 1 or more, got -5"),
+        (["shop.py:sick", "--source-eps", "-1"], "source_eps expected a finite number, 0 or more, got -1.0"),
         (["shop.py:sick", "--goal", "fly"], "goal expected one of train, predict, fold, export, got 'fly'"),
     ],
 )

@@ -3,6 +3,7 @@
 ``GOLDEN=write pytest tests/doctor`` writes the file anew; read the difference before you commit it.
 """
 
+import importlib
 import json
 import os
 import re
@@ -49,3 +50,19 @@ def whole(request):
             assert _same(one, other), f"{one}\nis not\n{other}"
 
     return compare
+
+
+@pytest.fixture
+def rules_may_fail():
+    """For a test in which a rule is broken on purpose."""
+
+
+@pytest.fixture(autouse=True)
+def no_rule_fails(request, monkeypatch):
+    """A rule that fails is only not checked; in a test, of a case or a healthy network too, it raises."""
+
+    def fail(error):
+        raise error
+
+    if "rules_may_fail" not in request.fixturenames:
+        monkeypatch.setattr(importlib.import_module("batchnorm.doctor.diagnose"), "error_line", fail)

@@ -69,3 +69,13 @@ def test_what_is_not_installed_is_named(monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=r"lightning_callback: lightning.pytorch expected to be installed"):
         lightning_callback()
+
+
+def test_lightning_with_two_optimizers(lightning):
+    task = Task(trained())
+    optimizers = [torch.optim.SGD(part.parameters(), 0.01) for part in (task.net[9:], task.net[:9])]
+    callback = lightning_callback("net", every=8)
+    callback.on_train_start(types.SimpleNamespace(optimizers=optimizers), task)
+    run(task.net, batches(), 20, optimizers[1])
+    callback.on_train_end(None, task)
+    assert callback.findings == ()

@@ -3,6 +3,8 @@
 import re
 
 import pytest
+import torch
+from torch import nn
 
 from batchnorm.doctor import diagnose
 from tests.doctor.networks import NORMS, batches, by_class, fresh, train, trained
@@ -50,3 +52,25 @@ def test_a_cause_that_leaves_the_statistics_alone_is_said_too():
 def test_a_healthy_network_needs_no_explanation():
     assert diagnose(trained(), batches()).explanation == ""
     assert diagnose(trained()).explanation == ""
+
+
+class Written(nn.Module):
+    """Batch norm as people write it: no class of torch."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.eps, self.momentum = 1e-5, 0.1
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x):
+        statistics = self.running_mean, self.running_var
+        return nn.functional.batch_norm(x, *statistics, None, None, self.training, self.momentum, self.eps)
+
+
+def test_a_layer_that_is_no_class_of_torch_is_explained_too():
+    model = train(fresh(Written), batches())
+    model[4].running_mean += 0.8 * model[4].running_var.sqrt()
+    explanation = diagnose(model, batches()).explanation
+    assert "It begins in layer 4:" in explanation
+    assert int(re.search(r"(\d+)% of the layers' gaps", explanation)[1]) >= 95

@@ -3,9 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
 
 from batchnorm.doctor import diagnose
-from tests.doctor.networks import batches, trained
+from batchnorm.surgery import recalibrate
+from tests.doctor.networks import batches, dense_net, trained
 from tests.doctor.test_untouched import everything
 
 
@@ -24,11 +26,20 @@ def test_a_fix_that_changes_numbers_needs_consent():
     assert torch.equal(fixed[1].running_mean, model[1].running_mean)
 
 
+def test_a_model_that_keeps_tensors_of_a_graph_is_mended():
+    model = never_updated()
+    model.seen = model[0](batches()[0][0])
+    fixed, done = diagnose(model, batches()).fix(model, consent=["BN001"])
+    assert done.remaining == ()
+    assert torch.equal(fixed.seen, model.seen)
+    assert model.seen.requires_grad
+
+
 def test_with_consent_a_copy_is_mended_and_diagnosed_again():
     model = never_updated()
     before = everything(model)
     fixed, done = diagnose(model, batches()).fix(model, consent=["bn001"])
-    assert done.mended[0].done.startswith("recalibrated 1 layers from 640 samples; largest shift")
+    assert done.mended[0].done.startswith("recalibrated 3 layers from 640 samples; largest shift")
     assert done.remaining == ()
     count, mean, var = done.mended[0].changes
     assert count == "num_batches_tracked: 0 -> 20"
@@ -78,6 +89,89 @@ def test_what_was_mended_is_printed_with_its_numbers():
     model = never_updated()
     _, done = diagnose(model, batches()).fix(model, consent=["BN001"])
     first, *changed, last = str(done).splitlines()
-    assert first.startswith("BN001 1: recalibrated 1 layers from 640 samples")
+    assert first.startswith("BN001 1: recalibrated 3 layers from 640 samples")
     assert changed == [f"  {change}" for change in done.mended[0].changes]
     assert last == "after mending: no findings"
+
+
+def chain(depth=6):
+    torch.manual_seed(0)
+    layers = [
+        part
+        for first in [1] + [8] * (depth - 1)
+        for part in (nn.Conv2d(first, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+    ]
+    model = nn.Sequential(*layers)
+    recalibrate(model, batches())
+    return model.train()
+
+
+def test_statistics_are_measured_of_all_layers_together():
+    """The later layer has the graver finding; measured first, it would see what the earlier one spoils."""
+    model = chain()
+    model[4].running_var *= 5
+    model[10].running_var *= 20
+    report = diagnose(model, batches())
+    assert [(finding.code, finding.layer) for finding in report.findings] == [("BN003", "10"), ("BN027", "4")]
+    fixed, done = report.fix(model, consent=report.codes)
+    assert done.remaining == ()
+    recalibrate(model, batches())
+    assert torch.equal(fixed[10].running_var, model[10].running_var)
+
+
+def test_each_finding_has_the_numbers_of_its_layer():
+    model = chain()
+    model[4].running_mean.fill_(7)
+    model[10].running_mean.fill_(9)
+    report = diagnose(model, batches(), rules=["BN027"])
+    _, done = report.fix(model, consent=["BN027"])
+    before = {
+        one.finding.layer: next(change for change in one.changes if change.startswith("running_mean"))
+        for one in done.mended
+    }
+    assert before["4"].startswith("running_mean: 7 -> ")
+    assert before["10"].startswith("running_mean: 9 -> ")
+
+
+def test_what_cannot_be_measured_leaves_the_rest_mended():
+    model = trained(momentum=0.99)
+    report = diagnose(model)
+    _, done = report.fix(model, [torch.full((32, 1, 8, 8), torch.nan)], consent=["BN011"])
+    assert all(one.done.startswith("momentum 0.99 is now 0.01; not recalibrated: ") for one in done.mended)
+
+
+def test_no_more_batches_are_read_than_by_the_diagnosis():
+    class Endless(IterableDataset):
+        given = 0
+
+        def __iter__(self):
+            generator = torch.Generator().manual_seed(0)
+            while True:
+                self.given += 1
+                assert self.given < 10_000
+                yield torch.randn(4, generator=generator)
+
+    model = dense_net()
+    nn.init.constant_(model[1].weight, 1.1)
+    loader = DataLoader(Endless(), 32)
+    _, done = diagnose(model, loader).fix(model, consent=["BN001"])
+    assert done.mended[0].done.startswith("recalibrated 1 layers from 640 samples")
+    _, done = diagnose(model).fix(model, loader, consent=["BN001"])
+    assert done.mended[0].done.startswith("recalibrated 1 layers from 640 samples")
+
+
+def test_a_layer_that_the_data_do_not_reach_is_left_alone():
+    class Auxiliary(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = trained(), nn.BatchNorm1d(4)
+            nn.init.constant_(self.head.weight, 0.9)
+
+        def forward(self, x):
+            return self.body(x)
+
+    model = Auxiliary()
+    model.body[1].reset_running_stats()
+    _, done = diagnose(model).fix(model, batches(), consent=["BN001"])
+    said = {one.finding.layer: (one.done[:21], one.reason) for one in done.mended}
+    assert said == {"body.1": ("recalibrated 3 layers", ""), "head": ("", "not reached by the data")}

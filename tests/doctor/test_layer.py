@@ -1,5 +1,7 @@
 """All kinds of layers are read in one place: ours with their kinds of statistics, and other people's."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -73,3 +75,27 @@ def test_a_network_with_lazy_layers_is_not_run():
         ValueError, match=r"diagnose: model expected initialized parameters, .* lazy 0.weight"
     ):
         diagnose(model, rows())
+
+
+def test_tensors_without_values_are_refused_in_one_line():
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    for target in (model, model.state_dict()):
+        with pytest.raises(ValueError, match=r"^diagnose: model expected tensors with values, got 0.weight "):
+            diagnose(target)
+
+
+@pytest.mark.parametrize("kind", ["script", "trace", "freeze"])
+def test_a_part_in_torchscript_is_looked_past(kind):
+    made = {
+        "script": lambda part: torch.jit.script(part),
+        "trace": lambda part: torch.jit.trace(part, torch.randn(2, 4)),
+        "freeze": lambda part: torch.jit.freeze(torch.jit.script(part.eval())),
+    }
+    with warnings.catch_warnings(action="ignore"):
+        part = made[kind](nn.Sequential(nn.Linear(4, 3, bias=False), nn.BatchNorm1d(3)))
+        model = nn.Sequential(part, nn.BatchNorm1d(3), nn.Linear(3, 2))
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        report = diagnose(model, rows())
+    assert (report.layers_seen, report.codes) == (1, ())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from batchnorm import BatchNormLSTM
 from batchnorm.doctor import BatchNormWarning, Watch
 from tests.doctor.networks import batches, by_class, fresh, trained
 from tests.doctor.test_untouched import everything
@@ -123,3 +124,89 @@ def test_nothing_is_left_when_it_is_closed_or_interrupted(step):
 def test_looking_at_too_few_forwards_is_refused():
     with pytest.raises(ValueError, match="Watch: every expected 8 or more forwards, got 7"):
         Watch(fresh(), every=7)
+
+
+class Keeps(nn.BatchNorm2d):
+    """Keeps the batch's mean, with its graph, for a penalty."""
+
+    def forward(self, x):
+        self.batch_mean = x.mean((0, 2, 3))
+        return super().forward(x)
+
+
+def test_a_layer_that_keeps_tensors_of_a_graph_is_watched():
+    assert "BN023" not in [finding.code for finding in seen(fresh(Keeps), batches())]
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.fc = BatchNormLSTM(8, 6, max_steps=8, batch_first=True), nn.Linear(6, 4)
+
+    def forward(self, x):
+        return self.fc(self.rnn(x.squeeze(1))[0][:, -1])
+
+
+def test_a_recurrent_network_is_watched_and_its_first_state_is_no_dead_channel():
+    torch.manual_seed(0)
+    assert [finding.code for finding in seen(Recurrent(), batches(), 150) if finding.code == "BN004"] == []
+
+
+def test_another_networks_layers_are_none_of_its_business():
+    student, teacher = trained(), trained(seed=1)
+
+    def distilled(x):
+        with torch.no_grad():
+            teacher(x)
+        return student(x)
+
+    assert seen(student, batches(), forward=distilled, rules=["BN019"]) == []
+
+
+def test_of_several_optimizers_all_groups_and_steps_count():
+    model, data = trained(), batches()
+    optimizers = [torch.optim.SGD(part.parameters(), 0.01) for part in (model[9:], model[:9])]
+    found = []
+    with Watch(model, every=8, optimizer=optimizers, on_finding=found.append):
+        for x, y in data:
+            model.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            for optimizer in optimizers:
+                optimizer.step()
+    assert found == []
+    assert not any(optimizer._optimizer_step_post_hooks for optimizer in optimizers)
+
+
+def test_a_rule_that_fails_hides_no_other(monkeypatch, rules_may_fail):
+    monkeypatch.setattr("batchnorm.doctor.rules.bn013_eps_mismatch.check", broken)
+    model = trained(momentum=0.001)
+    assert [finding.code for finding in seen(model, batches(), rules=["BN012", "BN013"])] == ["BN012"] * 3
+
+
+def broken(*_, **__):
+    raise IndexError("index 9 is out of bounds")
+
+
+@pytest.mark.parametrize("where", ["watch.layers_of_model", "watch.Pass", "watch.examine", "observe.moments"])
+def test_a_look_that_fails_says_so_once_and_training_goes_on(where, monkeypatch):
+    watched, alone, hooks = trained(), trained(), everything(trained())[0]
+    monkeypatch.setattr(f"batchnorm.doctor.{where}", broken)
+    expected = pytest.warns(BatchNormWarning, match="Watch: stopped looking: IndexError: index 9 is out")
+    with expected as warned:
+        assert seen(watched, batches()) == []
+    assert len(warned) == 1
+    run(alone, batches(), 20)
+    for one, other in zip(watched.state_dict().values(), alone.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+    assert {name: parts[-1] for name, parts in everything(watched)[0].items()} == {
+        name: parts[-1] for name, parts in hooks.items()
+    }
+
+
+def test_an_error_of_on_finding_is_the_owners():
+    def stop(finding):
+        raise KeyError(finding.code)
+
+    model = trained(momentum=0.001)
+    with pytest.raises(KeyError, match="BN012"), Watch(model, every=8, on_finding=stop):
+        run(model, batches(), 20)

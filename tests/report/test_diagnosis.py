@@ -69,7 +69,17 @@ def test_a_channel_that_is_not_finite_is_left_out_and_counted():
 
 
 def test_without_findings_and_data_the_page_says_so():
-    page = render_diagnosis("m.py:f", diagnosis(findings=[], layers=[], explanation=""), [])
+    page = render_diagnosis("m.py:f", diagnosis(findings=[], layers=[], explanation="", batches=0), [])
     assert "<h1>no findings</h1>" in page
     assert "Nothing was found." in page
     assert "there were none" in page
+    assert "channels" not in page.split("</style>")[1].lower()
+
+
+def test_with_data_but_no_gaps_the_page_says_why():
+    few = {"BN027": "needs 8 batches or more, got 5"}
+    page = render_diagnosis("m.py:f", diagnosis(layers=[], batches=5, skipped=few), [])
+    assert "<p>A gap needs 8 batches or more, got 5.</p>" in page
+    page = render_diagnosis("m.py:f", diagnosis(layers=[]), [])
+    assert "<p>No layer had a gap that could be measured.</p>" in page
+    assert "there were none" not in page

@@ -3,12 +3,13 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
+from batchnorm.cli.examples import check_out
 from batchnorm.cli.progress import make_console
 from batchnorm.cli.words import words
 from batchnorm.records import SEVERITIES, write_atomic
@@ -16,7 +17,7 @@ from batchnorm.records import SEVERITIES, write_atomic
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from batchnorm.doctor import FixReport, Report
+    from batchnorm.doctor import Report
 
 __all__ = ["HELP", "command"]
 
@@ -66,12 +67,14 @@ def command(
 
     from batchnorm.doctor import diagnose
     from batchnorm.doctor.sarif import sarif as to_sarif
-    from batchnorm.targets import load_factory, load_state, load_target
+    from batchnorm.targets import load_state, load_target
 
     if fail_on not in SEVERITIES:
         raise ValueError(f"doctor: fail-on expected one of {', '.join(SEVERITIES)}, got {fail_on!r}")
     if fix and (out is None or out.exists()):
         raise ValueError(f"doctor: out expected a new file for the mended copy, got {out}")
+    if out is not None:
+        check_out("doctor", out, (".pt",), False)
     model = load_target("doctor", target)
     if fix and not isinstance(model, nn.Module):
         raise ValueError(f"doctor: fix expected a model to mend, {_instead(target, model)}")
@@ -83,8 +86,8 @@ def command(
         _load(model, state)
     report = diagnose(
         model,
-        None if data is None else load_factory("doctor", "data", data)(),
-        optimizer=None if optimizer is None else load_factory("doctor", "optimizer", optimizer)(model),
+        None if data is None else _made("data", data, "training batches"),
+        optimizer=None if optimizer is None else _made("optimizer", optimizer, "an optimizer", model),
         rules=words(rules) or None,
         ignore=words(ignore),
         batches=batches,
@@ -98,20 +101,24 @@ def command(
     )
     if not report.layers_seen:
         raise ValueError(f"doctor: target expected a model with batch norm, got none in {target}")
-    mended = None
+    fixed = mended = None
     if fix:
-        assert out is not None
         assert isinstance(model, nn.Module)
-        mended = _fix(report, model, words(consent), out)
+        fixed, mended = report.fix(model, consent=words(consent))
+    if as_json:
+        more = {} if mended is None else {"fix": mended.to_dict()}
+        print(json.dumps({"target": target, **report.to_dict(), **more}, indent=1))
+    else:
+        _show(make_console(False), str(report) if mended is None else f"{report}\n\n{mended}")
+    # The files come last: one that cannot be written does not cost the diagnosis.
+    if mended is not None and any(one.done for one in mended.mended):
+        assert out is not None
+        assert fixed is not None
+        write_atomic(out, _packed(fixed))
     if sarif is not None:
         write_atomic(sarif, json.dumps(to_sarif(report, target), indent=1) + "\n")
     if html is not None:
         write_atomic(html, _page(target, report))
-    if as_json:
-        fixed = {} if mended is None else {"fix": mended.to_dict()}
-        print(json.dumps({"target": target, **report.to_dict(), **fixed}, indent=1))
-    else:
-        _show(make_console(False), str(report) if mended is None else f"{report}\n\n{mended}")
     left = report.findings if mended is None else mended.remaining
     if any(SEVERITIES.index(finding.severity) <= SEVERITIES.index(fail_on) for finding in left):
         raise typer.Exit(1)
@@ -138,6 +145,16 @@ def _load(model: "nn.Module", state: "Mapping[str, Tensor]") -> None:
     model.load_state_dict(given, strict=False)
 
 
+def _made(what: str, factory: str, kind: str, *arguments: object) -> Any:
+    """What a factory returns: None would mean that nothing was given."""
+    from batchnorm.targets import load_factory
+
+    made = load_factory("doctor", what, factory)(*arguments)
+    if made is None:
+        raise ValueError(f"doctor: {what} expected {factory} to return {kind}, got None")
+    return made
+
+
 def _page(target: str, report: "Report") -> str:
     from batchnorm.report import render_diagnosis
 
@@ -149,17 +166,14 @@ def _page(target: str, report: "Report") -> str:
         ) from error
 
 
-def _fix(report: "Report", model: "nn.Module", consent: tuple[str, ...], out: Path) -> "FixReport":
+def _packed(model: "nn.Module") -> bytes:
     import io
 
     import torch
 
-    fixed, mended = report.fix(model, consent=consent)
-    if any(one.done for one in mended.mended):
-        content = io.BytesIO()
-        torch.save(fixed.state_dict(), content)
-        write_atomic(out, content.getvalue())
-    return mended
+    content = io.BytesIO()
+    torch.save(model.state_dict(), content)
+    return content.getvalue()
 
 
 def _show(console: Console, text: str) -> None:

@@ -59,8 +59,8 @@ def lightning_callback(module: str = "", **options: Any) -> Any:
             return self.open.seen()
 
         def on_train_start(self, trainer: Any, pl_module: nn.Module) -> None:
-            first = trainer.optimizers[0] if trainer.optimizers else None
-            self.open.begin(pl_module, getattr(first, "optimizer", first))
+            optimizers = [getattr(optimizer, "optimizer", optimizer) for optimizer in trainer.optimizers]
+            self.open.begin(pl_module, optimizers or None)
 
         def on_train_end(self, trainer: Any, pl_module: nn.Module) -> None:
             self.open.end()

@@ -1,7 +1,7 @@
 """The engine: cheap evidence first, then data, then what confirms or takes back what."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,12 +11,12 @@ from batchnorm.doctor.explain import explain
 from batchnorm.doctor.exported import exported_norms, is_exported, state_of
 from batchnorm.doctor.judge import INFO_RATIO, withdrawn
 from batchnorm.doctor.layer import plain
-from batchnorm.doctor.passes import ENOUGH
+from batchnorm.doctor.passes import ENOUGH, DataError
 from batchnorm.doctor.patient import Patient, UnavailableError
 from batchnorm.doctor.report import LayerGap, Origin, Report
 from batchnorm.doctor.rule import Rule, chosen_rules
-from batchnorm.doctor.settings import Settings
-from batchnorm.records import SEVERITIES, Finding, LayerRecord
+from batchnorm.doctor.settings import Settings, as_one
+from batchnorm.records import SEVERITIES, Finding, LayerRecord, error_line
 
 __all__ = ["diagnose", "examine"]
 
@@ -25,7 +25,7 @@ def diagnose(
     model: nn.Module | Mapping[str, Tensor] | torch.export.ExportedProgram | Any,
     loader: Iterable[Any] | None = None,
     *,
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
     rules: Iterable[str] | None = None,
     ignore: Iterable[str] = (),
     batches: int = 20,
@@ -41,7 +41,7 @@ def diagnose(
             ``ExportedProgram`` or an ONNX ``ModelProto``.
         loader: Training data as in training, shuffled and augmented; 8 batches or more, 20 are looked
             at. Without data faults that only data show are not looked for, and some stay suspicions.
-        optimizer: Of the training.
+        optimizer: Of the training; a list if there are several.
         rules: Codes to check, as ``BN013``; None for all.
         ignore: Codes not to check.
         batches: How many training batches to look at.
@@ -51,7 +51,8 @@ def diagnose(
         The findings, gravest first, with what was not looked at.
 
     Raises:
-        ValueError: If an argument is out of range, the loader is empty or does not fit the model.
+        ValueError: If an argument is out of range, the model has tensors without values, the loader is
+            empty or does not fit the model.
         TypeError: If a setting is unknown.
 
     Example:
@@ -62,7 +63,7 @@ def diagnose(
     """
     if batches < 1:
         raise ValueError(f"diagnose: batches expected 1 or more, got {batches}")
-    circumstances = Settings(optimizer=optimizer, **settings)
+    circumstances = Settings(optimizer=as_one(optimizer), **settings)
     patient = _patient(model, loader, circumstances, batches)
     chosen = chosen_rules(rules, ignore)
     kept, back, skipped = examine(patient, chosen)
@@ -96,20 +97,23 @@ def examine(
 
     Returns:
         The findings that stand, gravest first and of equal ones the earliest cause first; those that were
-        taken back; and why rules were not checked, by code.
+        taken back; and why rules were not checked, by code. A rule that fails is not checked, its error is
+        the reason, and the others are.
+
+    Raises:
+        DataError: If the data do not fit the model.
     """
     skipped: dict[str, str] = {}
     findings: list[Finding] = []
     for code, rule in rules.items():
-        try:
-            reason = _lacking(rule, patient)
-            if not reason:
-                findings += rule.check(patient)
-        except UnavailableError as error:
-            reason = str(error)
-        if reason:
+        if reason := _lacking(rule, patient):
             skipped[code] = reason
-    findings = [_confirm(rules[finding.code], patient, finding) for finding in findings]
+            continue
+        try:
+            findings += rule.check(patient)
+        except Exception as error:  # of one rule, whatever it is, which must not hide what the others find
+            skipped[code] = _why(error)
+    findings = [_confirm(rules[finding.code], patient, finding, skipped) for finding in findings]
     kept = [finding for finding in findings if finding.state != "withdrawn"]
     back = [finding for finding in findings if finding.state == "withdrawn"]
     kept, explained = _drop_explained(kept, rules)
@@ -123,15 +127,25 @@ def examine(
 
 
 def _patient(model: object, loader: Iterable[Any] | None, settings: Settings, batches: int) -> Patient:
+    if loader is not None and not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__"):
+        raise ValueError(f"diagnose: loader expected an iterable of batches, got {type(loader).__name__}")
     if is_exported(model):
         return Patient(None, state_of(model), None, settings, batches, exported_norms(model))
     if isinstance(model, nn.Module):
+        _expect_values({**dict(model.named_parameters()), **dict(model.named_buffers())})
         return Patient(model, None, loader, settings, batches)
     if isinstance(model, Mapping):
+        _expect_values(model)
         return Patient(None, model, None, settings, batches)
     raise ValueError(
         f"diagnose: model expected a module, a state dict or an exported program, got {type(model).__name__}"
     )
+
+
+def _expect_values(tensors: Mapping[str, object]) -> None:
+    for name, tensor in tensors.items():
+        if isinstance(tensor, Tensor) and tensor.is_meta:
+            raise ValueError(f"diagnose: model expected tensors with values, got {name} on the meta device")
 
 
 def _lacking(rule: Rule, patient: Patient) -> str:
@@ -162,7 +176,7 @@ def _order(patient: Patient) -> Iterable[str]:
     return dict.fromkeys((*executed, *patient.by_name))
 
 
-def _confirm(rule: Rule, patient: Patient, finding: Finding) -> Finding:
+def _confirm(rule: Rule, patient: Patient, finding: Finding, skipped: dict[str, str]) -> Finding:
     if finding.state != "suspected" or rule.confirm is None:
         return finding
     if not patient.has_data or not patient.training.has_enough():
@@ -171,6 +185,16 @@ def _confirm(rule: Rule, patient: Patient, finding: Finding) -> Finding:
         return rule.confirm(patient, finding)
     except UnavailableError:
         return finding
+    except Exception as error:
+        skipped[rule.code] = _why(error)
+        return finding
+
+
+def _why(error: Exception) -> str:
+    """Why a rule is not checked that raised this."""
+    if isinstance(error, DataError):
+        raise error
+    return str(error) if isinstance(error, UnavailableError) else error_line(error)
 
 
 def _drop_explained(

@@ -10,13 +10,14 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
+from torch import Tensor
+
 from batchnorm.doctor.gap import HARMFUL, Gap, excess_of
 from batchnorm.doctor.judge import INFO_RATIO, WARN_RATIO
-from batchnorm.doctor.passes import Series, run_pass
+from batchnorm.doctor.passes import run_pass
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.report import LayerGap
 from batchnorm.records import Finding
-from batchnorm.surgery import LayerStatistics, swapped_statistics
 
 __all__ = ["explain"]
 
@@ -91,7 +92,7 @@ def _elsewhere(finding: Finding) -> str:
 
 def _sure(own: Gap, removed: float | None, cause: Finding | None) -> str:
     words = "quite" if own.reaches(WARN_RATIO) and cause is not None else "fairly"
-    if removed is None:
+    if removed is None or removed <= 0:  # another layer's gap may grow
         return f"{words}."
     return (
         f"{words}; with measured statistics in this layer alone, {removed:.0%} of the layers' gaps in "
@@ -113,26 +114,22 @@ def _removed(patient: Patient, layer: str) -> float | None:
     before = _square(patient.prediction_gaps)
     if not 0 < before < math.inf:  # infinite where statistics are not finite
         return None
-    statistics = _statistics(patient.training.series[layer])
-    return 1 - _square(_gaps_with(patient, layer, statistics)) / before
+    mean, var = patient.training.series[layer].pooled()
+    return 1 - _square(_gaps_with(patient, layer, mean, var)) / before
 
 
-def _gaps_with(patient: Patient, layer: str, statistics: LayerStatistics) -> dict[str, Gap]:
-    """Gaps in prediction if a layer had other statistics."""
+def _gaps_with(patient: Patient, name: str, mean: Tensor, var: Tensor) -> dict[str, Gap]:
+    """Gaps in prediction if a layer, of whatever class, had other statistics."""
     assert patient.model is not None
-    with patient.lent() as loan, swapped_statistics(patient.model, {layer: statistics}):
+    with patient.lent() as loan:
+        norm = patient.model.get_submodule(name)
+        for key, values in (("running_mean", mean), ("running_var", var)):
+            getattr(norm, key).copy_(values)  # what is lent has copies of its buffers
         loan.predict()
         examined = run_pass(patient.model, patient.by_name, patient.few, patient.forward)
-    swapped = dataclasses.replace(patient.by_name[layer], mean=statistics.mean, var=statistics.var)
-    return patient.predicted(examined, {**patient.by_name, layer: swapped})
+    exchanged = dataclasses.replace(patient.by_name[name], mean=mean, var=var)
+    return patient.predicted(examined, {**patient.by_name, name: exchanged})
 
 
 def _square(gaps: Mapping[str, Gap]) -> float:
     return excess_of((gap.ratio, gap.size) for gap in gaps.values()) ** 2
-
-
-def _statistics(series: Series) -> LayerStatistics:
-    mean, var = series.pooled()
-    return LayerStatistics(
-        mean, var, int(series.count.sum()), len(series.count), int(series.items.sum()), 0, 0.0
-    )

@@ -1,20 +1,21 @@
 """Mending a copy of the model, with a second diagnosis to prove it."""
 
-import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import nn
 
-from batchnorm.doctor.change import changes, numbers_of
-from batchnorm.doctor.mend import Repair
+from batchnorm.doctor.change import Numbers, changes, numbers_of
+from batchnorm.doctor.copied import copied
+from batchnorm.doctor.mend import ASKED, Repair
 from batchnorm.doctor.rule import all_rules
 from batchnorm.doctor.settings import Settings
 from batchnorm.doctor.wording import fixes_in_words
 from batchnorm.records import Finding
+from batchnorm.surgery import RecalibrationReport
 
-__all__ = ["FixReport", "Mended", "fix"]
+__all__ = ["FixReport", "Mended", "fix", "mend"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +73,7 @@ def fix(
     loader: Iterable[Any] | None,
     settings: Settings,
     consent: Iterable[str],
+    batches: int,
     diagnose_again: Callable[[nn.Module], tuple[Finding, ...]],
 ) -> tuple[nn.Module, FixReport]:
     """Mend a copy of a model.
@@ -82,6 +84,7 @@ def fix(
         loader: To measure statistics on.
         settings: Of the diagnosis.
         consent: Codes of rules whose fix may change numbers; safe fixes need none.
+        batches: How many batches of the loader to measure on.
         diagnose_again: The second diagnosis.
 
     Raises:
@@ -91,14 +94,19 @@ def fix(
     allowed = {code.upper() for code in consent}
     for code in sorted(allowed - rules.keys()):
         raise ValueError(f"fix: consent expected codes as {min(rules)}, got {code!r}")
-    mended_model = copy.deepcopy(model)
-    repair = Repair(mended_model, loader, settings)
-    mended = [_mend(repair, finding, allowed) for finding in findings]
+    mended_model = copied(model)
+    mended = mend(Repair(mended_model, loader, settings, batches), findings, allowed)
     remaining = diagnose_again(mended_model) if any(one.done for one in mended) else tuple(findings)
-    return mended_model, FixReport(tuple(mended), remaining)
+    return mended_model, FixReport(mended, remaining)
 
 
-def _mend(repair: Repair, finding: Finding, allowed: set[str]) -> Mended:
+def mend(repair: Repair, findings: Sequence[Finding], allowed: Container[str]) -> tuple[Mended, ...]:
+    """Mend in place; statistics are measured once, when all else is mended."""
+    mended = [_mend(repair, finding, allowed) for finding in findings]
+    return tuple(_measure(repair, mended) if repair.asked else mended)
+
+
+def _mend(repair: Repair, finding: Finding, allowed: Container[str]) -> Mended:
     mend = all_rules()[finding.code].mend
     if mend is None or finding.fix.kind == "advice":
         return Mended(finding, "", f"yours to do: {finding.fix.text}")
@@ -110,3 +118,36 @@ def _mend(repair: Repair, finding: Finding, allowed: set[str]) -> Mended:
     except ValueError as error:
         return Mended(finding, "", str(error))
     return Mended(finding, done, "", changes(before, numbers_of(repair.model)))
+
+
+def _measure(repair: Repair, mended: Sequence[Mended]) -> Iterator[Mended]:
+    """The same, with what became of those that asked for statistics."""
+    before = numbers_of(repair.model)
+    try:
+        report, refusal = repair.measure(), ""
+    except ValueError as error:
+        report, refusal = None, str(error)
+    after = numbers_of(repair.model)
+    for one in mended:
+        layer = one.finding.layer
+        reason = refusal if report is None else report.untouched.get(layer or "", "")
+        if ASKED not in one.done:
+            yield one
+        elif reason and one.done == ASKED:
+            yield Mended(one.finding, "", reason)
+        else:
+            said = f"not recalibrated: {reason}" if report is None or reason else _said(report)
+            own = [_of(numbers, layer) for numbers in (before, after)]
+            yield Mended(one.finding, one.done.replace(ASKED, said), "", (*one.changes, *changes(*own)))
+
+
+def _said(report: RecalibrationReport) -> str:
+    most = max(report.layers, key=lambda change: change.mean_shift)
+    return (
+        f"recalibrated {len(report.layers)} layers from {most.samples} samples; "
+        f"largest shift {most.mean_shift:.3g} standard deviations in {most.name or 'the layer'}"
+    )
+
+
+def _of(numbers: Numbers, layer: str | None) -> Numbers:
+    return {key: value for key, value in numbers.items() if layer in (None, key[1])}

@@ -23,7 +23,8 @@ class Loan:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self._found = [(module, module.training) for module in model.modules()]
+        # A frozen program of TorchScript has no mode.
+        self._found = [(m, m.training) for m in model.modules() if hasattr(m, "training")]
 
     def as_found(self) -> None:
         """The modes in which the owner handed it over."""

@@ -71,6 +71,12 @@ class Layer:
         return None if self.counter is None or self.counter.numel() != 1 else int(self.counter)
 
     @property
+    def rows(self) -> int:
+        """Domains or steps that have statistics of their own; 1 for any other layer."""
+        kept = getattr(self.module, "running_mean", None) if _has(self.module, Rows) else self.mean
+        return len(kept) if isinstance(kept, Tensor) and kept.dim() == 2 else 1
+
+    @property
     def normalizes_batches(self) -> bool:
         """Whether training normalizes with the batch: a frozen or locked layer does not."""
         return self.kind in ("batch", "sync", "foreign") and not is_locked(self.module)
@@ -87,9 +93,9 @@ class Layer:
         """Whether weight or bias moved away from where they start.
 
         They start from (1, 0), or from a weight drawn around 1, as recipes for generators do, or from a
-        weight of 0, as the last layer of a residual branch.
+        weight of 0, as the last layer of a residual branch, or from another constant bias, as fastai's.
         """
-        if self.bias is not None and (self.bias != 0).any():
+        if self.bias is not None and (self.bias != self.bias.flatten()[:1]).any():
             return True
         if self.weight is None or not self.weight.any():
             return False
@@ -136,13 +142,13 @@ def channels_first(module: nn.Module, input: Tensor) -> Tensor:
     return input.movedim(-1, 1) if getattr(module, "channel_dim", 1) == -1 else input
 
 
-def _has(module: nn.Module, kind: type[Statistics]) -> bool:
+def _has(module: nn.Module | None, kind: type[Statistics]) -> bool:
     stats = getattr(module, "stats", None)
     return isinstance(stats, Statistics) and stats.find(kind) is not None
 
 
 def layers_of_model(model: nn.Module) -> tuple[Layer, ...]:
-    """The batch-norm layers of a model in the order of its definition."""
+    """The batch-norm layers of a model in the order of its definition, those in TorchScript left out."""
     return tuple(_layers(model))
 
 
@@ -187,7 +193,8 @@ def _rows(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _kind(module: nn.Module) -> str | None:
-    if isinstance(module, nn.modules.instancenorm._InstanceNorm):
+    # What is compiled by TorchScript shows neither its calls nor its arithmetic.
+    if isinstance(module, nn.modules.instancenorm._InstanceNorm | torch.jit.ScriptModule):
         return None
     if isinstance(module, TorchBatchNorm):
         if type(module).forward not in _FORWARDS:

@@ -7,11 +7,13 @@ from typing import Any
 from torch import nn
 
 from batchnorm.doctor.settings import Settings
-from batchnorm.surgery import recalibrate
+from batchnorm.surgery import RecalibrationReport, recalibrate
+from batchnorm.surgery.layers import choose_layers
 
-__all__ = ["RECALIBRATE", "Repair"]
+__all__ = ["ASKED", "RECALIBRATE", "Repair"]
 
 RECALIBRATE = "batchnorm.recalibrate(model, loader) measures the statistics anew on training data"
+ASKED = "statistics to be measured anew"  # until it is known what came of it
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,11 +24,15 @@ class Repair:
         model: The copy; mending changes it.
         loader: Training data; None without.
         settings: As of the diagnosis.
+        batches: How many batches to measure statistics on; None for all.
+        asked: Layers for which `recalibrate` was called.
     """
 
     model: nn.Module
     loader: Iterable[Any] | None
     settings: Settings
+    batches: int | None = None
+    asked: list[str | None] = dataclasses.field(default_factory=list)
 
     def layer(self, name: str | None) -> nn.Module:
         """The module of a layer."""
@@ -34,18 +40,33 @@ class Repair:
         return self.model.get_submodule(name)
 
     def recalibrate(self, layer: str | None) -> str:
-        """New statistics for a layer, or for all that are not frozen.
+        """Ask for new statistics of a layer, or of all that are not frozen; `measure` takes them.
 
         Raises:
-            ValueError: Without data.
+            ValueError: Without data, or if the layer cannot have new statistics.
         """
         if self.loader is None:
             raise ValueError("fix: loader expected training data to measure statistics on, got none")
-        chosen = None if layer is None else [layer]
-        forward = self.settings.forward_fn
-        report = recalibrate(self.model, self.loader, layers=chosen, forward_fn=forward)
-        most = max(report.layers, key=lambda change: change.mean_shift)
-        return (
-            f"recalibrated {len(report.layers)} layers from {most.samples} samples; "
-            f"largest shift {most.mean_shift:.3g} standard deviations in {most.name or 'the layer'}"
+        choose_layers(self.model, None if layer is None else [layer])
+        self.asked.append(layer)
+        return ASKED
+
+    def measure(self) -> RecalibrationReport:
+        """New statistics for the layers that were asked for and all that are not frozen, in one go.
+
+        What a layer is given depends on the statistics of those before it: measured by itself, it would
+        be fitted to what is wrong there.
+
+        Raises:
+            ValueError: As `recalibrate` of the surgery.
+        """
+        assert self.loader is not None
+        named = {layer for layer in self.asked if layer is not None}
+        return recalibrate(
+            self.model,
+            self.loader,
+            layers=[*choose_layers(self.model).layers, *named],
+            forward_fn=self.settings.forward_fn,
+            device=self.settings.device,
+            batches=self.batches,
         )

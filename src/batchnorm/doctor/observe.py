@@ -109,11 +109,12 @@ class Observer:
         model: The model.
         layers: Those to watch, by name.
         look: Called before each call with the layer's name and its input; for probes.
+        failed: Told of an error of a hook; None to raise it in the model's forward.
 
     Attributes:
         calls: In the order they happened.
-        strangers: Class names of batch-norm layers that ran but are not in the module tree, by the line of
-            code that called them.
+        strangers: Class names of batch-norm layers that normalized with the batch in a forward of the model
+            but are not in the module tree, by the line of code that called them.
         forwards: Forwards of the model so far.
         inputs: Moments of the first input of each, where that is ``(N, C, …)``.
     """
@@ -123,12 +124,14 @@ class Observer:
         model: nn.Module,
         layers: Mapping[str, Layer],
         look: Callable[[str, Tensor], None] | None = None,
+        failed: Callable[[Exception], None] | None = None,
     ) -> None:
-        self.model, self.layers, self.look = model, layers, look
+        self.model, self.layers, self.look, self.failed = model, layers, look, failed
         self.calls: list[Call] = []
         self.strangers: dict[str, str] = {}
         self.forwards = 0
         self.inputs: list[Moments] = []
+        self._depth = 0  # forwards of the model that are running: one may call itself
 
     @contextlib.contextmanager
     def hooked(self) -> Iterator["Observer"]:
@@ -137,25 +140,43 @@ class Observer:
         main = threading.get_ident()
 
         def stranger(module: nn.Module, args: Any) -> None:
-            ours = threading.get_ident() == main  # another thread's models are none of our business
-            if ours and isinstance(module, TorchBatchNorm) and id(module) not in known:
+            # What runs beside the model's forward is another network's; so is another thread's.
+            ours = self._depth > 0 and threading.get_ident() == main
+            if ours and isinstance(module, TorchBatchNorm) and id(module) not in known and learns(module):
                 self.strangers[_line()] = type(module).__name__
 
         with contextlib.ExitStack() as stack:
-            stack.callback(self.model.register_forward_pre_hook(self._begin, prepend=True).remove)
+            begin = self._safe(self._begin)
+            stack.callback(self.model.register_forward_pre_hook(begin, prepend=True).remove)
+            stack.callback(self.model.register_forward_hook(self._end, always_call=True).remove)
             hook = nn.modules.module.register_module_forward_pre_hook(stranger)
             stack.callback(hook.remove)
             for layer in self.layers.values():
                 if layer.module is not None:
-                    before = self._before(layer)
+                    before = self._safe(self._before(layer))
                     handle = layer.module.register_forward_pre_hook(before, prepend=True, with_kwargs=True)
                     stack.callback(handle.remove)
             yield self
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self.forwards += 1
+        self._depth += 1
         if args and isinstance(args[0], Tensor) and _fits(args[0]):
             self.inputs.append(moments(args[0]))
+
+    def _end(self, module: nn.Module, args: object, output: object) -> None:
+        self._depth = max(0, self._depth - 1)  # the first may have begun before the hooks were there
+
+    def _safe(self, hook: Callable[..., None]) -> Callable[..., None]:
+        def safe(*given: Any) -> None:
+            try:
+                hook(*given)
+            except Exception as error:
+                if self.failed is None:
+                    raise
+                self.failed(error)
+
+        return safe
 
     def _before(self, layer: Layer) -> Callable[[nn.Module, Any, Any], None]:
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -11,9 +11,13 @@ from torch import Tensor, nn
 from batchnorm.doctor.layer import Layer
 from batchnorm.doctor.observe import Call, Moments, Observer
 
-__all__ = ["ENOUGH", "Pass", "Series", "run_pass"]
+__all__ = ["ENOUGH", "DataError", "Pass", "Series", "run_pass"]
 
 ENOUGH = 8  # batches; the spread between fewer says little
+
+
+class DataError(ValueError):
+    """Data that cannot be diagnosed with: the owner's fault, and no rule's."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -148,7 +152,7 @@ def run_pass(
         look: As in `Observer`.
 
     Raises:
-        ValueError: If a batch does not fit the model.
+        DataError: If a batch does not fit the model.
     """
     batches: list[tuple[Call, ...]] = []
     refused: dict[str, tuple[int, ...]] = {}
@@ -160,7 +164,7 @@ def run_pass(
             except Exception as error:
                 single = _single(observer.calls)
                 if single is None:
-                    raise ValueError(
+                    raise DataError(
                         "diagnose: loader expected batches that the model takes, got "
                         f"{type(error).__name__}: {error}"
                     ) from error

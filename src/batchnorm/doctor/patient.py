@@ -16,7 +16,7 @@ from batchnorm.doctor.graph import Graph, trace
 from batchnorm.doctor.guard import Loan, untouched
 from batchnorm.doctor.layer import Layer, layers_of_checkpoint, layers_of_model
 from batchnorm.doctor.observe import Call
-from batchnorm.doctor.passes import Pass, run_pass
+from batchnorm.doctor.passes import DataError, Pass, run_pass
 from batchnorm.doctor.settings import Settings
 from batchnorm.doctor.step import calls_of_step
 from batchnorm.surgery.feed import Feed
@@ -181,7 +181,7 @@ class Patient:
         with self.lent():  # a DataLoader draws from the global generator
             for batch in self.feed(self.loader):
                 return batch
-        raise ValueError("diagnose: loader expected one batch or more, got none")
+        raise DataError("diagnose: loader expected one batch or more, got none")
 
     def look(self, at: Callable[[str, Tensor], None]) -> None:
         """Show the first batch's inputs to the layers in training mode to a function of name and input."""
@@ -224,5 +224,5 @@ class Patient:
             mode(loan)
             found = run_pass(self.model, self.by_name, batches, self.forward)
         if not found.batches and not found.refused:
-            raise ValueError("diagnose: loader expected one batch or more, got none")
+            raise DataError("diagnose: loader expected one batch or more, got none")
         return found

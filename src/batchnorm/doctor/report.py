@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from batchnorm.doctor.fix import FixReport, fix
+from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.settings import Settings
 from batchnorm.doctor.wording import report_in_words
 from batchnorm.records import Finding, LayerRecord
@@ -93,9 +94,13 @@ class Report:
     ) -> tuple[nn.Module, FixReport]:
         """Mend a copy of the model, and diagnose the copy again.
 
+        Where a fix measures statistics, all layers that are not frozen get new ones, once, after the other
+        fixes.
+
         Args:
             model: What was diagnosed; it is left alone.
-            loader: Data to measure statistics on; None for those of the diagnosis.
+            loader: Data to measure statistics on, as many batches as the diagnosis looked at (20 if at none);
+                None for those of the diagnosis.
             consent: Codes of rules whose fix may change numbers, as ``("BN001",)``. Safe fixes are made
                 without.
 
@@ -115,10 +120,14 @@ class Report:
             >>> model[0].running_mean.dtype, fixed[0].running_mean.dtype
             (torch.bfloat16, torch.float32)
         """
-        loader = self.origin.loader if loader is None else loader
-        again = self.origin.again
         return fix(
-            model, self.findings, loader, self.origin.settings, consent, lambda model: again(model).findings
+            model,
+            self.findings,
+            self.origin.loader if loader is None else loader,
+            self.origin.settings,
+            consent,
+            self.batches or Patient.limit,
+            lambda mended: self.origin.again(mended).findings,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,15 +1,38 @@
 """What the doctor is told about the training beside model and data."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["GOALS", "Settings", "belongs"]
+__all__ = ["GOALS", "Optimizers", "Settings", "as_one", "belongs"]
 
 GOALS = ("train", "predict", "fold", "export")
+
+
+class Optimizers:
+    """Several optimizers as one, as far as rules read one.
+
+    Args:
+        each: One or more.
+    """
+
+    def __init__(self, each: Sequence[torch.optim.Optimizer]) -> None:
+        self.each = tuple(each)
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Of all, in order."""
+        return [group for optimizer in self.each for group in optimizer.param_groups]
+
+    @property
+    def state(self) -> Mapping[Any, Any]:
+        """Of all parameters."""
+        return {key: value for optimizer in self.each for key, value in optimizer.state.items()}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,7 +70,7 @@ class Settings:
         target_dtype: Of the engine it is exported for.
     """
 
-    optimizer: torch.optim.Optimizer | None = None
+    optimizer: torch.optim.Optimizer | Optimizers | None = None
     forward_fn: Callable[[nn.Module, Any], object] | None = None
     step_fn: Callable[[nn.Module, Any], object] | None = None
     predict_fn: Callable[[nn.Module, Any], Tensor] | None = None
@@ -82,9 +105,23 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value not in allowed:
                 raise ValueError(f"diagnose: {name} expected one of {', '.join(allowed)}, got {value!r}")
-        for name in ("accumulation", "replicas", "ranks"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"diagnose: {name} expected 1 or more, got {getattr(self, name)}")
+        for name in ("accumulation", "replicas", "ranks", *(() if self.steps is None else ("steps",))):
+            value = getattr(self, name)
+            if not (isinstance(value, Real) and float(value) >= 1):
+                raise ValueError(f"diagnose: {name} expected 1 or more, got {value!r}")
+        for optimizer in () if self.optimizer is None else getattr(self.optimizer, "each", (self.optimizer,)):
+            if not hasattr(optimizer, "param_groups"):
+                got = type(optimizer).__name__
+                raise ValueError(f"diagnose: optimizer expected a torch.optim.Optimizer, got {got}")
+        eps = self.source_eps
+        for value in eps.values() if isinstance(eps, Mapping) else () if eps is None else (eps,):
+            if not (isinstance(value, Real) and 0 <= float(value) < math.inf):
+                raise ValueError(f"diagnose: source_eps expected a finite number, 0 or more, got {value!r}")
+
+
+def as_one(optimizer: Any) -> Any:
+    """A list of optimizers as one; anything else as it is, for `Settings` to check."""
+    return Optimizers(optimizer) if isinstance(optimizer, list | tuple) and optimizer else optimizer
 
 
 def belongs(layer: str, modules: Iterable[str]) -> bool:

@@ -13,7 +13,7 @@ from batchnorm.surgery.equivalence import tensors_in
 if TYPE_CHECKING:
     from batchnorm.doctor.patient import Patient
 
-__all__ = ["calls_of_step", "floats_in"]
+__all__ = ["calls_of_step", "floats_in", "scores_in"]
 
 
 def calls_of_step(patient: "Patient", batch: Any) -> tuple[Call, ...]:
@@ -41,3 +41,8 @@ def _run(patient: "Patient", batch: Any) -> None:
 def floats_in(value: object) -> Iterator[Tensor]:
     """All floating tensors in nested outputs."""
     return (tensor for tensor in tensors_in(value) if tensor.is_floating_point())
+
+
+def scores_in(value: object) -> Tensor:
+    """The first floating tensor in nested outputs that has samples, as a loss has none; empty without one."""
+    return next((tensor for tensor in floats_in(value) if tensor.dim()), torch.empty(0))

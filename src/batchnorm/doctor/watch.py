@@ -2,7 +2,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
@@ -15,8 +15,8 @@ from batchnorm.doctor.observe import Call, Observer
 from batchnorm.doctor.passes import ENOUGH, Pass
 from batchnorm.doctor.patient import Patient, UnavailableError
 from batchnorm.doctor.rule import chosen_rules
-from batchnorm.doctor.settings import Settings
-from batchnorm.records import Finding
+from batchnorm.doctor.settings import Settings, as_one
+from batchnorm.records import Finding, error_line
 
 __all__ = ["BatchNormWarning", "Watch"]
 
@@ -30,17 +30,19 @@ class Watch:
 
     Nothing is computed twice and no further forward is made, so rules that need one (BN021, BN028 to
     BN030, BN032, BN040) are left to `diagnose`. Between the looks one hook counts forwards. Forwards in
-    prediction mode are not looked at.
+    prediction mode are not looked at. A training is never stopped: if a look fails, a `BatchNormWarning`
+    says so and the hooks are taken off.
 
     Args:
         model: What is trained.
         every: Training forwards from one look to the next; the first comes after as many. A look makes
             its eight forwards slower by a quarter or so.
-        optimizer: Of the training; with it the updates in each step are counted (BN035, BN037, BN038).
+        optimizer: Of the training, a list if there are several; with it the updates in each step are
+            counted (BN035, BN037, BN038).
         rules: Codes to check; None for all.
         ignore: Codes not to check.
-        on_finding: Called once for each new fault; None for a `BatchNormWarning` if it is an error or a
-            warning.
+        on_finding: Called once for each new fault, its own errors are raised; None for a
+            `BatchNormWarning` if it is an error or a warning.
         settings: The fields of `Settings`.
 
     Attributes:
@@ -62,7 +64,7 @@ class Watch:
         model: nn.Module,
         *,
         every: int = 500,
-        optimizer: torch.optim.Optimizer | None = None,
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
         rules: Iterable[str] | None = None,
         ignore: Iterable[str] = (),
         on_finding: Callable[[Finding], object] | None = None,
@@ -73,7 +75,7 @@ class Watch:
         self.model, self.every, self.optimizer = model, every, optimizer
         self.findings: tuple[Finding, ...] = ()
         self._rules = chosen_rules(rules, ignore)
-        self._settings = Settings(optimizer=optimizer, **settings)
+        self._settings = Settings(optimizer=as_one(optimizer), **settings)
         self._on_finding = _warn if on_finding is None else on_finding
         self._open = contextlib.ExitStack()
         self._looking = contextlib.ExitStack()
@@ -87,8 +89,9 @@ class Watch:
         """Begin to count."""
         self._open.callback(self.model.register_forward_pre_hook(self._before, prepend=True).remove)
         self._open.callback(self.model.register_forward_hook(self._after).remove)
-        if self.optimizer is not None:
-            self._open.callback(self.optimizer.register_step_post_hook(self._stepped).remove)
+        for optimizer in self.optimizer if isinstance(self.optimizer, list | tuple) else [self.optimizer]:
+            if isinstance(optimizer, torch.optim.Optimizer):
+                self._open.callback(optimizer.register_step_post_hook(self._stepped).remove)
         return self
 
     def __exit__(
@@ -103,8 +106,12 @@ class Watch:
             return
         self._forwards += 1
         if self._observer is None and self._forwards % self.every == 0:
-            layers = {layer.name: layer for layer in layers_of_model(self.model)}
-            self._observer = self._looking.enter_context(Observer(self.model, layers).hooked())
+            try:
+                layers = {layer.name: layer for layer in layers_of_model(self.model)}
+                observer = Observer(self.model, layers, failed=self._give_up)
+                self._observer = self._looking.enter_context(observer.hooked())
+            except Exception as error:
+                self._give_up(error)
             self._batches, self._step, self._whole_step = [], [], ()
 
     def _after(self, module: nn.Module, args: Any, output: object) -> None:
@@ -119,30 +126,40 @@ class Watch:
 
     def _stepped(self, *_: Any) -> None:
         if self._observer is not None:
-            self._whole_step = (*self._step, *self._observer.calls)  # with what the backward called
+            step = (*self._step, *self._observer.calls)  # with what the backward called
+            self._whole_step = step or self._whole_step  # of several optimizers only the first has calls
             self._observer.calls, self._step = [], []
             self._observer.forwards = 0
 
     def _judge(self) -> None:
+        try:
+            found = self._examined()
+        except Exception as error:
+            self._give_up(error)
+            return
+        known = {(finding.code, finding.layer) for finding in self.findings}
+        new = [finding for finding in found if (finding.code, finding.layer) not in known]
+        self.findings += tuple(new)
+        for finding in new:
+            self._on_finding(finding)
+
+    def _examined(self) -> tuple[Finding, ...]:
         assert self._observer is not None
-        seen = Pass(
-            tuple(self._batches),
-            self._observer.strangers,
-            {},
-            tuple(self._observer.inputs),
-            moving=True,
-        )
+        observer = self._observer
+        seen = Pass(tuple(self._batches), observer.strangers, {}, tuple(observer.inputs), moving=True)
         step = self._whole_step
         self._stop()
         patient = Patient(self.model, None, _NoMore(), self._settings)
         # What was seen stands in place of what a diagnosis would measure.
         vars(patient).update(training=seen, step=step, graph=None)
-        known = {(finding.code, finding.layer) for finding in self.findings}
         found, _, _ = examine(patient, self._rules)
-        new = [finding for finding in found if (finding.code, finding.layer) not in known]
-        self.findings += tuple(new)
-        for finding in new:
-            self._on_finding(finding)
+        return found
+
+    def _give_up(self, error: Exception) -> None:
+        self._stop()
+        self._open.close()
+        text = f"Watch: stopped looking: {error_line(error)}"
+        warnings.warn(text, BatchNormWarning, stacklevel=2)
 
     def _stop(self) -> None:
         self._looking.close()

@@ -42,8 +42,9 @@ def render_diagnosis(target: str, diagnosis: Mapping[str, Any], channels: Sequen
         lede=f"{diagnosis['layers_seen']} batch-norm layers, {diagnosis['batches']} training batches.",
         findings="".join(map(_finding, findings)) or "<p>Nothing was found.</p>",
         explanation=f"<pre>{escape(diagnosis['explanation'])}</pre>" if diagnosis["explanation"] else "",
-        strip=_strip(worst),
-        pictures="".join(map(_pictures, drawn)),
+        strip=_strip(worst) if worst else f"<p>{_unmeasured(diagnosis)}</p>",
+        to_channels=' <a href="#channels">Channels</a>' if drawn else "",
+        channels=_channels(drawn) if drawn else "",
         rest=_rest(diagnosis),
         colours=theme.stylesheet(),
         style=part("page", "report.css") + part("page", "diagnosis.css"),
@@ -69,8 +70,6 @@ def _finding(finding: Mapping[str, Any]) -> str:
 
 
 def _strip(layers: Sequence[Mapping[str, Any]]) -> str:
-    if not layers:
-        return "<p>Gaps are measured on training data, and there were none.</p>"
     rows = "".join(
         f'<tr><th scope="row"><code>{escape(layer["layer"] or "(the model)")}</code></th>'
         f'<td><span class="bar-of" style="--share: {_share(layer["own"]):.0%}"></span></td>'
@@ -88,6 +87,14 @@ def _strip(layers: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def _unmeasured(diagnosis: Mapping[str, Any]) -> str:
+    """Why there are no gaps."""
+    if not diagnosis["batches"]:
+        return "Gaps are measured on training data, and there were none."
+    few = (reason for reason in diagnosis["skipped"].values() if "batches or more" in reason)
+    return next((f"A gap {escape(reason)}." for reason in few), "No layer had a gap that could be measured.")
+
+
 def _share(ratio: float | None) -> float:
     """Length of a bar: nothing at 1, which is healthy, whole at 100; on a logarithmic scale."""
     return 1.0 if ratio is None else min(1.0, max(0.0, math.log10(max(ratio, 1.0)) / 2))
@@ -95,6 +102,15 @@ def _share(ratio: float | None) -> float:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
+
+
+def _channels(records: Sequence[LayerRecord]) -> str:
+    return (
+        '<section id="channels" aria-labelledby="channels-head"><h2 id="channels-head">Channels</h2>'
+        '<p class="note">The worst layers: a point is a channel, its running statistic over the one measured '
+        "on the training batches. On the line they agree.</p>"
+        f"{''.join(map(_pictures, records))}</section>"
+    )
 
 
 def _pictures(record: LayerRecord) -> str:

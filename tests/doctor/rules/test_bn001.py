@@ -104,5 +104,18 @@ def test_is_withdrawn_where_the_initial_values_are_right():
 def test_mending_measures_the_layer():
     model = reset(trained())
     (done,) = mend(model, diagnose(model, batches()), "BN001", batches())
-    assert done.startswith("recalibrated 1 layers from 640 samples")
+    assert done.startswith("recalibrated 3 layers from 640 samples")
     assert diagnose(model, batches()).findings == ()
+
+
+def test_is_silent_on_a_bias_that_starts_from_a_constant():
+    """As fastai's 0.001."""
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1))
+    nn.init.constant_(model[0].bias, 1e-3)
+    assert diagnose(model).findings == ()
+
+
+def test_fires_on_a_layer_whose_bias_moved():
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1))
+    nn.init.normal_(model[0].bias)
+    assert diagnose(model).codes == ("BN001",)

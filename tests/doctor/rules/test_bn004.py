@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from batchnorm import BatchNorm1d, stats
 from batchnorm.doctor import diagnose
 from tests.doctor.networks import rows
 from tests.doctor.rules.mending import mend
@@ -65,3 +66,39 @@ def test_mending_silences_the_channel():
     model = dead()
     assert mend(model, diagnose(model), "BN004") == ["weight of 1 channels is now 0"]
     assert diagnose(model).findings == ()
+
+
+def constant_in(rows):
+    """A layer with statistics for each of three domains, whose channel 2 hardly varied in some."""
+    layer = BatchNorm1d(WIDTH, stats=stats.Domains(3))
+    layer.running_var[rows, 2] = 1e-9
+    layer.num_batches_tracked += 100
+    return layer
+
+
+def test_is_silent_on_a_channel_that_is_constant_in_one_domain():
+    assert diagnose(nn.Sequential(constant_in([0]), nn.ReLU())).codes == ()
+    assert diagnose(constant_in([0]).state_dict()).codes == ()
+
+
+def test_fires_on_a_channel_that_is_constant_in_every_domain(whole):
+    layer = constant_in([0, 1, 2])
+    assert diagnose(layer.state_dict()).codes == ("BN004",)
+    report = diagnose(nn.Sequential(layer, nn.ReLU()))
+    whole(report)
+    assert mend(nn.Sequential(layer), report, "BN004") == ["weight of 1 channels is now 0"]
+    assert layer.weight.tolist() == [1, 1, 0, 1]
+
+
+def test_fires_and_stays_a_suspicion_where_a_call_tells_no_domain(whole):
+    class Second(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = constant_in([0, 1, 2])
+
+        def forward(self, x):
+            return self.norm(x, domain=1)
+
+    report = diagnose(Second(), rows(), rules=["BN004"])
+    assert report.findings[0].state == "suspected"
+    whole(report)

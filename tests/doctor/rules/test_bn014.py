@@ -38,3 +38,13 @@ def test_mending_gives_it_statistics():
     model = untracked()
     mend(model, diagnose(model), "BN014", batches())
     assert diagnose(model, batches()).findings == ()
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_mending_takes_the_networks_dtype(affine):
+    options = {"track_running_stats": False, "affine": affine}
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, **options), nn.Linear(3, 1)).double()
+    data = [row.double() for row in rows()]
+    mend(model, diagnose(model, data), "BN014", data)
+    assert model[1].running_var.dtype == torch.float64
+    assert model.eval()(data[0]).dtype == torch.float64

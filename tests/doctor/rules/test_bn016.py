@@ -2,7 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+import batchnorm as bn
 from batchnorm.doctor import diagnose
+from tests.doctor.networks import rows
 from tests.doctor.rules.mending import mend
 
 
@@ -47,6 +49,52 @@ def test_is_silent_with_another_user_of_the_convolution():
 
     assert diagnose(Shared()).findings == ()
     assert diagnose(Twice()).findings == ()
+
+
+def linear(norm):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), norm, nn.Tanh())
+
+
+def sequences(length):
+    return [torch.randn(16, length, 4, generator=torch.Generator().manual_seed(n)) for n in range(8)]
+
+
+def test_a_bias_of_another_size_is_not_taken_off_the_mean():
+    """A convolution of one unbatched sample: batch norm takes its channels for samples."""
+    model = nn.Sequential(nn.Conv1d(4, 6, 1), nn.BatchNorm1d(9), nn.Tanh())
+    model(torch.randn(4, 9))
+    _, done = diagnose(model, rules=["BN016"]).fix(model, consent=["BN016"])
+    assert done.mended[0].reason == "fix: bias of 0 expected as many values as running_mean, got 6"
+
+
+def test_is_only_suspected_behind_a_linear_layer_whose_input_nobody_saw():
+    model = linear(nn.BatchNorm1d(6))
+    report = diagnose(model)
+    assert [(f.code, f.state) for f in report.findings] == [("BN016", "suspected")]
+    assert "has no effect, if its input is (N, C): " in report.findings[0].message
+    _, done = report.fix(model, consent=["BN016"])
+    assert done.mended[0].reason == (
+        "fix: data expected to show that the input of 1 is (N, C), got none: else the bias has an effect"
+    )
+
+
+def test_fires_behind_a_linear_layer_with_rows():
+    report = diagnose(linear(nn.BatchNorm1d(6)), rows(), rules=["BN016"])
+    assert [(f.code, f.state) for f in report.findings] == [("BN016", "found")]
+
+
+@pytest.mark.parametrize("length", [6, 10])
+def test_is_silent_behind_a_linear_layer_with_the_bias_on_the_last_axis(length):
+    assert diagnose(linear(nn.BatchNorm1d(length)), sequences(length), rules=["BN016"]).findings == ()
+
+
+def test_the_layers_own_axis_counts():
+    last = linear(bn.BatchNorm1d(6, channel_dim=-1))
+    assert diagnose(last).codes == ("BN016",)
+    assert diagnose(last, sequences(10), rules=["BN016"]).codes == ("BN016",)
+    turned = nn.Sequential(nn.Conv1d(4, 6, 1), bn.BatchNorm1d(9, channel_dim=-1), nn.Tanh())
+    assert diagnose(turned, [torch.randn(16, 4, 9)] * 8, rules=["BN016"]).findings == ()
 
 
 def test_a_forward_that_cannot_be_traced_hides_only_itself():

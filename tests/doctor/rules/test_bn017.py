@@ -32,6 +32,21 @@ def test_is_silent_on_zero_at_the_start():
     assert diagnose(model).findings == ()
 
 
+def test_is_silent_on_trained_weights_whose_statistics_were_lost():
+    """Weight 0 at the start of a residual branch ends small and with both signs, and the bias moves."""
+    model = drawn(0.0, 0.2)
+    nn.init.normal_(model[0].bias, 0, 0.1)
+    assert diagnose(model).codes == ("BN001",)
+    model[0].bias.data.zero_()
+    assert diagnose(model).codes == ("BN017",)
+
+
+def test_fires_with_a_bias_that_starts_from_a_constant():
+    model = drawn(0.0, 0.02)
+    nn.init.constant_(model[0].bias, 1e-3)
+    assert diagnose(model).codes == ("BN017",)
+
+
 def test_is_silent_on_a_weight_drawn_around_one():
     assert diagnose(drawn(1.0, 0.02)).findings == ()
 

@@ -53,3 +53,27 @@ def test_is_silent_on_registered_layers():
     assert (
         diagnose(nn.Sequential(nn.Linear(4, 3, bias=False), nn.BatchNorm1d(3), nn.Tanh()), rows()).codes == ()
     )
+
+
+class Listed(nn.Module):
+    """Keeps its layer where the module tree does not look."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.linear, self.norms = nn.Linear(4, 3), [layer]
+
+    def forward(self, x):
+        return self.norms[0](self.linear(x))
+
+
+def test_fires_on_a_layer_in_a_plain_list(whole):
+    whole(diagnose(Listed(nn.BatchNorm1d(3)), rows()))
+
+
+def test_is_silent_on_a_teacher_in_a_plain_list_that_predicts():
+    assert diagnose(Listed(nn.BatchNorm1d(3).eval()), rows()).findings == ()
+
+
+def test_is_silent_on_another_network_beside_the_models_forward():
+    backbone, head = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), nn.Linear(4, 2)
+    assert diagnose(head, rows(), forward_fn=lambda model, x: model(backbone(x))).findings == ()

@@ -125,3 +125,16 @@ def test_is_silent_on_fixed_layers_of_other_libraries():
             return x * scale.view(1, -1, 1, 1) + (self.bias - self.running_mean * scale).view(1, -1, 1, 1)
 
     assert diagnose(nn.Sequential(FrozenBatchNorm2d(3), nn.ReLU())).findings == ()
+
+
+def test_is_silent_on_a_subclass_that_keeps_tensors_of_a_graph():
+    class Keeps(nn.BatchNorm2d):
+        def forward(self, x):
+            self.seen = [x.mean((0, 2, 3))]
+            return super().forward(x)
+
+    model = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), Keeps(3), nn.ReLU())
+    model(torch.randn(4, 3, 2, 2))
+    assert model[1].seen[0].requires_grad
+    report = diagnose(model, rules=["BN023"])
+    assert (report.findings, report.skipped) == ((), {})

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SubsetRandomSampler, TensorDataset
 
 from batchnorm.doctor import diagnose
 from tests.doctor.networks import batches, dense_net, fresh, rows, trained
@@ -49,6 +49,38 @@ def test_fires_on_group_norm_with_one_value_per_group(whole):
     report = diagnose(model, rows())
     assert report.codes == ("BN024",)
     whole(report)
+
+
+def sampled(of, count, size=32):
+    """A loader of some of the rows there are."""
+    return DataLoader(loader(of, size).dataset, size, sampler=SubsetRandomSampler(range(count)))
+
+
+def test_counts_what_the_sampler_draws():
+    assert diagnose(dense_net(), sampled(1025, 800), rules=["BN024"]).findings == ()
+    (finding,) = diagnose(dense_net(), sampled(1000, 801), rules=["BN024"]).findings
+    assert finding.evidence == {"samples": 801.0, "batch_size": 32.0, "parts": 1.0}
+    assert finding.fix.text.startswith("drop_last=True in the training loader")
+
+
+def test_is_silent_on_a_batch_sampler_whose_batches_nobody_knows():
+    data = loader(33, 8).dataset
+    merged = DataLoader(data, batch_sampler=BatchSampler(SubsetRandomSampler(range(32)), 8, False))
+    assert "BN024" not in diagnose(dense_net(), merged).codes
+
+
+@pytest.mark.parametrize(("size", "replicas"), [(1, 1), (5, 4)])
+def test_drop_last_is_not_advised_where_every_batch_is_too_small(size, replicas):
+    report = diagnose(dense_net(), loader(40, size), replicas=replicas, rules=["BN024"])
+    assert report.findings
+    assert all("drop_last=True helps nothing" in finding.fix.text for finding in report.findings)
+
+
+def test_group_norm_beside_batch_norm_hides_nothing_in_batches_of_one():
+    model = nn.Sequential(nn.Linear(WIDTH, 4), nn.GroupNorm(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    report = diagnose(model, [row[:1] for row in rows()], rules=["BN024"])
+    assert [(finding.code, finding.layer) for finding in report.findings] == [("BN024", "2")]
+    assert "BN024" not in report.skipped
 
 
 @pytest.mark.parametrize(("count", "drop_last"), [(33, True), (32, False), (34, False)])

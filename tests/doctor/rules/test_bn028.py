@@ -1,3 +1,5 @@
+import collections
+
 import torch
 from torch import nn
 
@@ -64,3 +66,11 @@ def test_is_silent_on_equal_lengths():
     model = nn.Sequential(nn.BatchNorm1d(2), nn.Tanh())
     data = [(x, torch.full((3,), 4)) for x, _ in padded()]
     assert diagnose(model, data, lengths_fn=lambda batch: batch[1], rules=["BN028"]).findings == ()
+
+
+def test_fires_on_named_tuples():
+    Padded = collections.namedtuple("Padded", "x lengths")
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.Tanh())
+    data = [Padded(*batch) for batch in padded()]
+    report = diagnose(model, data, lengths_fn=lambda batch: batch.lengths, rules=["BN028"])
+    assert report.codes == ("BN028",)

@@ -1,6 +1,8 @@
+import pytest
 import torch
 from torch import nn
 
+import batchnorm as bn
 from batchnorm.doctor import diagnose
 
 
@@ -58,6 +60,46 @@ def test_is_silent_on_a_convolution():
 
 def test_is_silent_where_it_is_turned():
     assert "BN029" not in diagnose(Recurrent(True), sequences()).codes
+
+
+def profiles(channels, length=44):
+    """Series that share their course in time, as those of a day do, with standardized channels."""
+    generator = torch.Generator().manual_seed(0)
+    course = torch.sin(torch.linspace(0, 6.3, length))
+    return [
+        course * (1 + 0.3 * torch.randn(32, channels, 1, generator=generator))
+        + 0.4 * torch.randn(32, channels, length, generator=generator)
+        for _ in range(8)
+    ]
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+def test_is_silent_on_series_whose_length_the_layer_cannot_take(channels):
+    model = nn.Sequential(nn.BatchNorm1d(channels), nn.Conv1d(channels, 4, 3), nn.ReLU())
+    assert diagnose(model, profiles(channels), rules=["BN029"]).findings == ()
+
+
+@pytest.mark.parametrize("between", [nn.ReLU(), nn.MaxPool1d(1)])
+def test_is_silent_behind_a_convolution_over_time(between):
+    """Of as many channels as there are steps."""
+    conv = nn.Conv1d(1, 40, 5, bias=False)
+    nn.init.constant_(conv.weight, 0.2)
+    model = nn.Sequential(conv, between, nn.BatchNorm1d(40), nn.Tanh())
+    assert diagnose(model, profiles(1), rules=["BN029"]).findings == ()
+
+
+def test_is_silent_on_a_layer_with_its_channels_last():
+    torch.manual_seed(0)
+    norm = bn.BatchNorm1d(20, channel_dim=-1)
+    model = nn.Sequential(nn.Linear(20, 20, bias=False), norm, nn.Tanh())
+    assert diagnose(model, sequences(), rules=["BN029"]).findings == ()
+
+
+def test_the_fix_fits_the_features():
+    same = diagnose(Recurrent(False), sequences()).findings[0]
+    assert same.fix.text == "layer(x.transpose(1, 2)).transpose(1, 2)"
+    other = diagnose(Recurrent(False, hidden=12), sequences()).findings[0]
+    assert other.fix.text == "a layer of 12 features, called as layer(x.transpose(1, 2)).transpose(1, 2)"
 
 
 def test_fires_on_another_number_of_channels(whole):

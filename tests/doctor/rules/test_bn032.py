@@ -1,9 +1,11 @@
+import collections
+
 import pytest
 import torch
 from torch import nn
 
 from batchnorm.doctor import diagnose
-from tests.doctor.networks import batches, fresh, trained
+from tests.doctor.networks import batches, fresh, rows, trained
 
 
 def predict(model, batch):
@@ -72,3 +74,64 @@ def test_is_silent_where_evaluation_sets_its_mode():
         model(batches(8, 1)[0][0])
 
     assert diagnose(trained(), batches(8), evaluate_fn=evaluate).findings == ()
+
+
+class Subclass(nn.BatchNorm1d):
+    """Of which nothing is known, so that its company is looked at."""
+
+    def forward(self, x):
+        return super().forward(x)
+
+
+class WithLoss(nn.Module):
+    """Returns a loss before its scores, as Transformers' networks do."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.norm = nn.Linear(4, 3, bias=False), Subclass(3)
+
+    def forward(self, values):
+        scores = self.norm(self.linear(values))
+        return {"loss": scores.square().mean(), "logits": scores}
+
+
+def as_dicts(data):
+    return [{"values": row} for row in data]
+
+
+def test_fires_where_a_loss_stands_before_the_scores(whole):
+    def evaluate(model, batch):
+        return model.train()(**batch)
+
+    whole(diagnose(WithLoss(), as_dicts(rows()), predict_fn=evaluate, rules=["BN032"]))
+
+
+def test_is_silent_where_a_loss_stands_before_the_scores():
+    assert diagnose(WithLoss(), as_dicts(rows()), rules=["BN032"]).findings == ()
+
+
+Named = collections.namedtuple("Named", "x y")
+
+
+def test_fires_on_named_tuples(whole):
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, track_running_stats=False))
+    data = [Named(row, torch.zeros(len(row))) for row in rows()]
+    whole(diagnose(model, data, rules=["BN032"]))
+
+
+class Graph(nn.Module):
+    """Mixes its samples by a list of pairs that names them by number."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.norm = nn.Linear(4, 3, bias=False), Subclass(3)
+
+    def forward(self, x, edges):
+        h = self.linear(x)
+        return self.norm(h.index_add(0, edges[1], h[edges[0]]))
+
+
+def test_is_silent_on_a_graph_whose_nodes_are_no_samples():
+    generator = torch.Generator().manual_seed(0)
+    data = [{"x": row, "edges": torch.randint(0, 32, (2, 60), generator=generator)} for row in rows()]
+    assert diagnose(Graph(), data, rules=["BN032"]).findings == ()

@@ -3,9 +3,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from batchnorm import BatchNorm2d
+from batchnorm import BatchNorm1d, BatchNorm2d, stats
 from batchnorm.doctor import diagnose
-from tests.doctor.networks import batches, fresh, train, trained
+from tests.doctor.networks import batches, fresh, rows, train, trained
 from tests.doctor.rules.mending import mend
 
 
@@ -53,6 +53,24 @@ def test_is_silent_on_our_layers_which_skip_recomputation():
 
 def test_is_silent_on_gradient_accumulation():
     assert diagnose(trained(), batches(), step_fn=two_forwards, accumulation=2).findings == ()
+
+
+class Domains(nn.Module):
+    """With statistics of its own for each kind of input."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.out = BatchNorm1d(4, stats=stats.Domains(2)), nn.Linear(4, 1)
+
+    def forward(self, x, domain=0):
+        return self.out(self.norm(x, domain=domain))
+
+
+def test_is_silent_on_a_layer_with_statistics_for_each_domain():
+    def both(model, x):
+        (model(x).sum() + model(4 * x + 3, 1).sum()).backward()
+
+    assert diagnose(Domains(), rows(), step_fn=both, rules=["BN037", "BN038"]).findings == ()
 
 
 def test_is_silent_where_the_recomputed_layer_is_frozen():

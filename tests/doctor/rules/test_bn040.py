@@ -1,3 +1,5 @@
+import collections
+
 import pytest
 from torch import nn
 
@@ -34,3 +36,10 @@ def test_is_silent_on_frozen_layers():
 
 def test_is_silent_where_nobody_asks():
     assert diagnose(dense_net(), rows()).findings == ()
+
+
+def test_fires_with_the_share_on_named_tuples():
+    Named = collections.namedtuple("Named", "x y")
+    data = [Named(row, None) for row in rows(4)]
+    report = diagnose(nn.BatchNorm1d(4), data, independence="penalty", rules=["BN040"])
+    assert report.findings[0].evidence["others"] == pytest.approx(0.56, abs=0.1)

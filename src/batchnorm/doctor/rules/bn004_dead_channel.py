@@ -11,7 +11,8 @@ Severity: warn; with data error if the channel's outputs go beyond 10 standard d
 Fix: set the channel's weight to 0, which leaves its bias; or measure the statistics; or raise eps.
 
 Mistaken for it: published weights hold such channels and work; a weight near 0; a layer all of whose
-channels are tiny, where eps dominates: BN013.
+channels are tiny, where eps dominates: BN013; a channel that is constant in some of several domains or time
+steps, as the state before the first step of an LSTM.
 
 Reports: TE-08, FO-06, TR-03.
 """
@@ -43,7 +44,7 @@ def check(patient: Patient) -> Iterator[Finding]:
         dead = _dead(layer)
         if not dead.any() or dead.double().mean() > 0.5:
             continue
-        gain = _gain(layer)[dead]
+        gain = _gain(layer).reshape(layer.rows, -1)[:, dead]
         yield found(
             "warn",
             layer.name,
@@ -59,8 +60,8 @@ def confirm(patient: Patient, finding: Finding) -> Finding:
     """How far the channels' outputs go."""
     assert finding.layer is not None
     layer, series = patient.by_name[finding.layer], patient.training.series.get(finding.layer)
-    if series is None or layer.mean is None or layer.eps is None or layer.var is None:
-        return finding
+    if series is None or layer.mean is None or layer.eps is None or layer.var is None or layer.rows > 1:
+        return finding  # which of several rows of statistics a call reads is not seen
     invstd = (plain(layer.var) + layer.eps).rsqrt()
     reach = (((series.mean - plain(layer.mean)).square() + series.var).sqrt() * invstd).amax(0)
     most = float(reach[_dead(layer)].max())
@@ -88,7 +89,9 @@ def _gain(layer: Layer) -> Tensor:
 
 
 def _dead(layer: Layer) -> Tensor:
+    """Which channels, ``(C,)``: those that hardly varied in every domain or step."""
     assert layer.var is not None
     var = plain(layer.var)
     weight = torch.ones_like(var) if layer.weight is None else plain(layer.weight).abs()
-    return (_gain(layer) > GAIN) | ((var < SHARE_OF_EPS * (layer.eps or USUAL_EPS)) & (weight > WEIGHT))
+    dead = (_gain(layer) > GAIN) | ((var < SHARE_OF_EPS * (layer.eps or USUAL_EPS)) & (weight > WEIGHT))
+    return dead.reshape(layer.rows, -1).all(0)

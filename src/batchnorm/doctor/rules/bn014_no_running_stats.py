@@ -14,10 +14,12 @@ BN014 there.
 Reports: TE-07, TE-14, B1-07, EX-01, SY-02.
 """
 
+import itertools
 from collections.abc import Iterator
 
 import torch
 
+from batchnorm.doctor.layer import is_ours
 from batchnorm.doctor.mend import RECALIBRATE, Repair
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import consent, found
@@ -44,9 +46,11 @@ def mend(repair: Repair, finding: Finding) -> str:
     """Buffers, then their values."""
     layer = repair.layer(finding.layer)
     features = int(vars(layer)["num_features"])
-    like = next(iter(layer.parameters()), torch.empty(0))
-    layer.register_buffer("running_mean", torch.zeros(features, device=like.device))
-    layer.register_buffer("running_var", torch.ones(features, device=like.device))
+    like = next(itertools.chain(layer.parameters(), repair.model.parameters()), torch.empty(0))
+    # Torch's layers want one dtype; ours keep their statistics in float32 at least.
+    dtype = torch.promote_types(like.dtype, torch.float32) if is_ours(layer) else like.dtype
+    layer.register_buffer("running_mean", torch.zeros(features, dtype=dtype, device=like.device))
+    layer.register_buffer("running_var", torch.ones(features, dtype=dtype, device=like.device))
     layer.register_buffer("num_batches_tracked", torch.tensor(0, device=like.device))
     vars(layer)["track_running_stats"] = True
     return f"tracks statistics now; {repair.recalibrate(finding.layer)}"

@@ -3,15 +3,15 @@
 Drawn from normal(0, 0.02), as some initializers do to every module, it shrinks the layer's output to 0.02
 and flips half of the channels.
 
-Found by: a counter of 0 with a median size below 0.1, or with both signs; a counter above 0 with weight
-exactly 0 in every channel.
+Found by: a counter of 0 and a bias that is the same in every channel, with a median size below 0.1, or with
+both signs; a counter above 0 with weight exactly 0 in every channel.
 
 Severity: warn.
 
 Fix: weight 1 and bias 0; only before training.
 
-Mistaken for it: weight 0 in the last batch norm of a residual branch at the start; normal(1, 0.02) of
-generator recipes.
+Mistaken for it: weight 0 in the last batch norm of a residual branch at the start; what training made of it,
+where the statistics were lost, which is BN001: the bias has moved; normal(1, 0.02) of generator recipes.
 
 Reports: IN-03, IN-04; trap IN-05.
 """
@@ -46,7 +46,9 @@ def check(patient: Patient) -> Iterator[Finding]:
                 advice("see why it never trained: no gradient, no optimizer group, or a decay that won"),
                 {"count": float(layer.count)},
             )
-        fresh = layer.count == 0 and layer.has_initial_statistics() and bool(weight.any())
+        # Training gives each channel a bias of its own; initializers give all the same.
+        moved = layer.bias is not None and bool((layer.bias != layer.bias[:1]).any())
+        fresh = layer.count == 0 and layer.has_initial_statistics() and bool(weight.any()) and not moved
         median, negative = float(weight.abs().median()), float((weight < 0).double().mean())
         if fresh and (median < SMALL or 0 < negative < 1):
             yield found(

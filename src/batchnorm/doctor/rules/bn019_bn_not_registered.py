@@ -1,16 +1,19 @@
 """A batch norm runs, or should train, but is unknown to the module tree or the optimizer.
 
-Made inside ``forward`` it is new at every call: never trained, never saved, always in training mode.
+Made inside ``forward`` it is new at every call; in a plain list or dict the module tree does not see it.
+Either way it is never trained, never saved and always in training mode.
 Converted after the optimizer was built, the optimizer goes on training parameters that are gone.
 
-Found by: batch norms that run but are not in the tree; trainable weights that are in no group of
-``optimizer``.
+Found by: batch norms that normalize with the batch during the model's forward but are not in its tree;
+trainable weights that are in no group of ``optimizer``, which may be a list of all there are.
 
 Severity: error.
 
-Fix: make layers in ``__init__``; build the optimizer after every conversion.
+Fix: make layers in ``__init__``, as attributes or in an ``nn.ModuleList`` or ``nn.ModuleDict``; build the
+optimizer after every conversion.
 
-Mistaken for it: weights that need no gradient, left out on purpose; lazy layers before their first call.
+Mistaken for it: weights that need no gradient, left out on purpose; lazy layers before their first call;
+another network that runs beside the model, or a hidden one in prediction mode, as a teacher.
 
 Reports: SY-14, MK-05.
 """
@@ -30,9 +33,9 @@ def check(patient: Patient) -> Iterator[Finding]:
         yield found(
             "error",
             None,
-            f"A {name} runs that is not part of the model ({line}): made during the forward, it is new at "
-            "every call, never trained and never saved.",
-            advice("make the layer in __init__ and call it in forward"),
+            f"A {name} that is not part of the model runs in its forward ({line}): made there, or kept in a "
+            "plain list or dict, it is never trained and never saved.",
+            advice("make it in __init__, as an attribute or in an nn.ModuleList or nn.ModuleDict"),
             {"layer": name},
         )
     if patient.settings.optimizer is None or patient.model is None:

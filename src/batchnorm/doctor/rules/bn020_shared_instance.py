@@ -1,7 +1,8 @@
 """One batch norm is called at several places with different inputs.
 
 In training each call is normalized with its own mean and variance; prediction normalizes all of them with
-one running average that fits none: inputs at 0 and 10 share mean 5 and variance 26.
+one running average that fits none: inputs at 0 and 10, each with variance 1, share mean 5 and variance 1,
+where all values together have 26.
 
 Found by: a layer called twice or more in a forward, the means of its inputs 0.5 standard deviations apart or
 their variances a factor 2, medians over channels.
@@ -10,7 +11,8 @@ Severity: warn.
 
 Fix: a layer of its own for each place; what is around it may stay shared.
 
-Mistaken for it: twin branches whose inputs have one distribution; recomputation in the backward, BN037.
+Mistaken for it: twin branches whose inputs have one distribution; recomputation in the backward, BN037; a
+layer with statistics for each domain or step.
 
 Reports: MF-05, MF-07, MF-09.
 """
@@ -30,7 +32,7 @@ def check(patient: Patient) -> Iterator[Finding]:
     if not patient.training.batches:
         return
     first = patient.training.batches[0]
-    for name in dict.fromkeys(call.layer for call in first):
+    for name in dict.fromkeys(call.layer for call in first if patient.by_name[call.layer].rows == 1):
         calls = [call for call in first if call.layer == name and call.training and call.moments is not None]
         far = apart([call.moments for call in calls if call.moments is not None])
         if far is not None:

@@ -17,13 +17,13 @@ Reports: EP-04, EP-05, VA-01, VA-03, VA-04, VA-06, VA-07, VA-08, CK-08, FO-10, E
 """
 
 import contextlib
-import copy
 import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
+from batchnorm.doctor.copied import copied
 from batchnorm.doctor.layer import Layer
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import advice, found
@@ -56,7 +56,7 @@ def check(patient: Patient) -> Iterator[Finding]:
 def probe(layer: Layer) -> list[str]:
     """How a layer differs from torch's batch norm, in prediction or else in training; empty if not."""
     assert layer.module is not None
-    module = copy.deepcopy(layer.module).cpu().float().eval()
+    module = copied(layer.module).cpu().float().eval()
     assert layer.mean is not None
     assert layer.eps is not None
     channels, eps = layer.mean.numel(), layer.eps

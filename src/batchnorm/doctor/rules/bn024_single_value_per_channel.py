@@ -3,33 +3,40 @@
 torch raises "Expected more than 1 value per channel when training", usually in the last batch of the
 first epoch; operators below that check, and traced modules, write NaN into the running variance.
 
-Found by: the loader's length modulo its batch size is 1 without ``drop_last``, also when split over
-``replicas`` or into ghost batches; or a forward with one value per channel, for GroupNorm per group.
+Found by: the number of samples that the loader draws modulo its batch size is 1 without ``drop_last``, also
+when split over ``replicas`` or into ghost batches; or a forward with one value per channel, for GroupNorm per
+group.
 
 Severity: error.
 
-Fix: ``drop_last=True`` in the training loader, or a sampler that merges the tail. On a 1×1 map after
-global pooling no batch size of 1 works: replace that layer. An actor that takes single observations
-must act in prediction mode.
+Fix: ``drop_last=True`` in the training loader, or a sampler that merges the tail; another batch size where
+every batch is at fault. On a 1×1 map after global pooling no batch size of 1 works: replace that layer. An
+actor that takes single observations must act in prediction mode.
 
 Mistaken for it: evaluation loaders; a batch of one image with spatial size above one.
 
 Reports: B1-01, B1-02, B1-03, B1-04, B1-06, B1-08, B1-09, B1-12, AP-11.
 """
 
+import contextlib
 import math
 from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.data import IterableDataset
 
 from batchnorm.doctor.patient import Patient
-from batchnorm.doctor.rule import consent, found
+from batchnorm.doctor.rule import advice, consent, found
 from batchnorm.records import Finding
 
 EVIDENCE = "O"
 
 TAIL = consent("drop_last=True in the training loader, or a batch sampler that merges the tail")
+EVERY = advice(
+    "another batch size: drop_last=True helps nothing where every batch is at fault; where one sample is all "
+    "there is, another layer in its place, or prediction mode"
+)
 
 
 def check(patient: Patient) -> Iterator[Finding]:
@@ -53,7 +60,7 @@ def check(patient: Patient) -> Iterator[Finding]:
             "error",
             layer,
             f"An input of shape {shape} in training mode has one value per channel and no variance.",
-            TAIL,
+            TAIL if examined.batches else EVERY,
             {"shape": str(shape)},
         )
     yield from _groups(patient)
@@ -64,6 +71,8 @@ def loader_sizes(loader: Any) -> tuple[int, int] | None:
     if getattr(loader, "drop_last", True) or not isinstance(getattr(loader, "batch_size", None), int):
         return None
     data = getattr(loader, "dataset", getattr(loader, "images", None))
+    if not isinstance(data, IterableDataset):
+        data = getattr(loader, "sampler", None) or data
     try:
         return len(data), loader.batch_size  # type: ignore[arg-type]
     except TypeError:
@@ -87,7 +96,7 @@ def _by_size(patient: Patient, samples: int, batch: int) -> Iterator[Finding]:
                     None,
                     f"{samples} samples in batches of {batch} make a batch of {size}{where}: one value per "
                     "channel has no variance.",
-                    TAIL,
+                    TAIL if size < batch < samples else EVERY,
                     {"samples": float(samples), "batch_size": float(batch), "parts": float(parts)},
                 )
                 return
@@ -117,7 +126,8 @@ def _groups(patient: Patient) -> Iterator[Finding]:
 
             handles.append(module.register_forward_pre_hook(before))
         try:
-            patient.forward(patient.model, patient.first_batch)
+            with contextlib.suppress(ValueError):  # of a batch norm with one value, which is said already
+                patient.forward(patient.model, patient.first_batch)
         finally:
             for handle in handles:
                 handle.remove()

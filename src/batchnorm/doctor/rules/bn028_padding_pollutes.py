@@ -23,10 +23,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from batchnorm.doctor.batch import head_of, with_head
 from batchnorm.doctor.guard import Loan
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import consent, found
-from batchnorm.doctor.step import floats_in
+from batchnorm.doctor.step import scores_in
 from batchnorm.records import Finding
 
 EVIDENCE = "F"
@@ -40,11 +41,10 @@ def check(patient: Patient) -> Iterator[Finding]:
     if lengths_fn is None or not patient.layers:
         return
     batch = patient.first_batch
-    lengths, head = lengths_fn(batch), batch[0] if isinstance(batch, tuple | list) else batch
+    lengths, head = lengths_fn(batch), head_of(batch)
     if not isinstance(head, Tensor) or head.dim() != 3 or bool((lengths == head.shape[-1]).all()):
         return
-    longer = F.pad(head, (0, head.shape[-1]))
-    padded = longer if head is batch else type(batch)((longer, *batch[1:]))
+    padded = with_head(batch, F.pad(head, (0, head.shape[-1])))
     changed = _changed(patient, batch, padded, lengths, Loan.train)
     if changed <= TOLERANCE:
         return
@@ -69,11 +69,13 @@ def _changed(
         with patient.lent() as loan:
             mode(loan)
             torch.manual_seed(0)  # Dropout must not tell the two apart
-            outputs.append(next(floats_in(patient.forward(patient.model, given))).double().clone())
+            outputs.append(scores_in(patient.forward(patient.model, given)).double().clone())
     one, other = outputs
     if one.dim() == 3 and one.shape != other.shape:
         other = other[..., : one.shape[-1]]
         valid = torch.arange(one.shape[-1]) < lengths.cpu().unsqueeze(1)  # (N, L)
         one, other = (out.transpose(1, 2)[valid] for out in (one, other))
+    if not one.numel() or one.shape != other.shape:
+        return 0.0
     scale = float(one.abs().max()) or 1.0
-    return float((one - other).abs().max()) / scale if one.shape == other.shape else 0.0
+    return float((one - other).abs().max()) / scale

@@ -4,15 +4,17 @@
 where L equals ``num_features``, nor where a layer has neither affine parameters nor running statistics: such
 a layer takes any number of channels.
 
-Found by: how much of the input's variance slices along each of the two axes explain. The last one explains 5
-times as much as the second and 10 times chance; or both have one size and what comes before is a layer with
-features last. Or a layer was given another number of channels than it declares.
+Found by: two of three signs. Both axes have one size; what comes before is a layer with features last; slices
+along the last axis explain 5 times as much of the input's variance as along the second, and 10 times chance.
+Or a layer was given another number of channels than it declares.
 
 Severity: error if the two axes have one size, or the number of channels is wrong; warn otherwise.
 
-Fix: ``layer(x.transpose(1, 2)).transpose(1, 2)``.
+Fix: ``layer(x.transpose(1, 2)).transpose(1, 2)``, with as many features as the last axis has.
 
-Mistaken for it: mixers that act along the sequence on purpose.
+Mistaken for it: mixers that act along the sequence on purpose; series that share their course in time, as
+those of a day do, whose length is no number of features; what a convolution made; a single channel; a layer
+with ``channel_dim=-1``.
 
 Reports: CK-10, FO-11, MK-03, MK-04, MK-07, NU-09.
 """
@@ -20,6 +22,7 @@ Reports: CK-10, FO-11, MK-03, MK-04, MK-07, NU-09.
 import operator
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor, nn
 
 from batchnorm.doctor.graph import Graph
@@ -30,7 +33,11 @@ from batchnorm.records import Finding
 EVIDENCE = "F"
 
 TIMES, CHANCE = 5.0, 10.0
-ACTIVATIONS = (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU, nn.Dropout)
+TURN = "layer(x.transpose(1, 2)).transpose(1, 2)"
+ACTIVATIONS = (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU)
+THROUGH = (*ACTIVATIONS, nn.Dropout, nn.MaxPool1d, nn.AvgPool1d)
+# The first takes the outputs of an LSTM from its tuple.
+FUNCTIONS = (operator.getitem, torch.relu, nn.functional.relu, nn.functional.gelu, nn.functional.silu)
 FEATURES_LAST = (nn.Linear, nn.RNNBase, nn.Embedding, nn.LayerNorm)
 
 
@@ -49,17 +56,19 @@ def check(patient: Patient) -> Iterator[Finding]:
                 {"declared": float(declared), "given": float(shape[1])},
             )
     for name, input in _inputs(patient).items():
+        maker = _maker(patient.graph, name)
         second, last = share(input, 1), share(input, 2)
         chance = (input.shape[2] - 1) / input.numel()
         same = input.shape[1] == input.shape[2]
         explained = last > TIMES * second and last > CHANCE * chance
-        if explained or (same and _features_last(patient.graph, name)):
+        signs = same + explained + isinstance(maker, FEATURES_LAST)
+        if signs >= 2 and not isinstance(maker, nn.modules.conv._ConvNd):
             yield found(
                 "error" if same else "warn",
                 name,
                 f"Its input of shape {tuple(input.shape)} has features on the last axis: slices there "
                 f"explain {last:.1%} of the variance, along the second, which is normalized, {second:.1%}.",
-                consent("layer(x.transpose(1, 2)).transpose(1, 2)"),
+                consent(TURN if same else f"a layer of {input.shape[2]} features, called as {TURN}"),
                 {"second_axis": second, "last_axis": last},
             )
 
@@ -79,22 +88,21 @@ def _inputs(patient: Patient) -> dict[str, Tensor]:
     inputs: dict[str, Tensor] = {}
 
     def look(name: str, input: Tensor) -> None:
-        if input.dim() == 3:
+        last = getattr(patient.by_name[name].module, "channel_dim", 1) == -1
+        if input.dim() == 3 and input.shape[1] > 1 and not last:
             inputs.setdefault(name, input.cpu().clone())
 
     patient.look(look)
     return inputs
 
 
-def _features_last(graph: Graph | None, name: str) -> bool:
-    for site in graph.sites if graph is not None else ():
-        if graph is None or site.layer != name:
-            continue
-        for above in graph.upstream(site.node):
+def _maker(graph: Graph | None, name: str) -> nn.Module | None:
+    """The module that made a layer's input, past what leaves its axes alone; None if that is not seen."""
+    if graph is None:
+        return None
+    for node in (site.node for site in graph.sites if site.layer == name):
+        for above in graph.upstream(node):
             module = graph.module(above)
-            if isinstance(module, FEATURES_LAST):
-                return True
-            # Past an activation, and past taking the outputs of an LSTM from its tuple; a transpose ends it.
-            if above.target is not operator.getitem and not isinstance(module, ACTIVATIONS):
-                break
-    return False
+            if above.target not in FUNCTIONS and not isinstance(module, THROUGH):
+                return module
+    return None

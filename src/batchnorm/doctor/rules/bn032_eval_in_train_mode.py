@@ -16,16 +16,17 @@ few-shot methods and generators that use the batch on purpose: ignore BN032 ther
 Reports: TE-04, TE-05, TE-06, TE-11, TE-12, TE-14, SH-02, B1-04, AP-16; traps AP-02, AP-09.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from batchnorm.doctor.batch import rows_of, select
 from batchnorm.doctor.observe import Call, Observer
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import found, safe
-from batchnorm.doctor.step import floats_in
+from batchnorm.doctor.step import scores_in
 from batchnorm.records import Finding
 
 EVIDENCE = "F"
@@ -44,8 +45,8 @@ def check(patient: Patient) -> Iterator[Finding]:
 
 def _company(patient: Patient) -> Iterator[Finding]:
     batch = patient.first_batch
-    rows = _rows(batch)
-    calls, uses_batch = _calls(patient, batch)
+    rows = rows_of(batch)
+    first, calls, uses_batch = _observed(patient, batch)
     if rows < 2 or not uses_batch:
         return
     orders = {
@@ -53,31 +54,32 @@ def _company(patient: Patient) -> Iterator[Finding]:
         "reversed": list(range(rows))[::-1],
         "alone": [0],
     }
-    outputs = {"first": _predict(patient, batch, seed=0)}
-    if outputs["first"] is None:
+    if first is None:
         message = (
             "Evaluation scores one sample in training mode, which normalizes with the batch: it has none."
         )
         yield found("error", None, message, EVAL)
         return
-    if len(outputs["first"]) != rows:
+    if len(first) != rows:
         return
-    for name, order in orders.items():
-        # Another seed for the same batch: noise of its own then shows.
-        outputs[name] = _predict(patient, _select(batch, rows, order), seed=int(name == "again"))
-    first = outputs["first"]
-    assert first is not None
+    # Another seed for the same batch: noise of its own then shows.
+    outputs = {
+        name: _attempt(patient, select(batch, rows, order), seed=int(name == "again"))
+        for name, order in orders.items()
+    }
     scale = float(first.abs().max()) or 1.0
     again = outputs["again"]
     if again is None or _apart(again, first) > TOLERANCE * scale:
         yield from _by_mode(calls)  # it is not even the same twice: Dropout, or noise of its own
         return
+    if (alone := outputs["alone"]) is not None and not len(alone) and not any(c.training for c in calls):
+        return  # rows that cannot stand alone, as the nodes of a graph, see each other by design
     apart = {
         name: _apart(other, first[orders[name]]) / scale
         for name in ("reversed", "alone")
         if (other := outputs[name]) is not None and len(other) == len(orders[name])
     }
-    if outputs["alone"] is None:
+    if alone is None:
         message = "One sample alone cannot be scored: evaluation normalizes with the batch."
     elif max(apart.values(), default=0.0) > TOLERANCE:
         message = (
@@ -122,23 +124,33 @@ def _moved(patient: Patient) -> Iterator[Finding]:
         )
 
 
-def _calls(patient: Patient, batch: Any) -> tuple[Sequence[Call], bool]:
-    """Calls of layers in evaluation, and whether one normalizes with the batch.
+def _observed(patient: Patient, batch: Any) -> tuple[Tensor | None, Sequence[Call], bool]:
+    """Outputs and calls of layers in evaluation, and whether one normalizes with the batch.
 
     A model may mix samples in other ways too.
     """
     assert patient.model is not None
     with Observer(patient.model, patient.by_name).hooked() as observer:
-        _predict(patient, batch, seed=0)
+        outputs = _predict(patient, batch, seed=0)
     layers = [patient.by_name[call.layer] for call in observer.calls]
     modes = [call.training for call in observer.calls]
-    return observer.calls, bool(observer.strangers) or any(
+    uses_batch = bool(observer.strangers) or any(
         mode or layer.mean is None or layer.kind == "foreign"
         for layer, mode in zip(layers, modes, strict=True)
     )
+    return outputs, observer.calls, uses_batch
+
+
+def _attempt(patient: Patient, batch: Any, seed: int) -> Tensor | None:
+    """The same; empty where the model refuses these samples, by whatever error."""
+    try:
+        return _predict(patient, batch, seed)
+    except Exception:
+        return torch.empty(0)
 
 
 def _predict(patient: Patient, batch: Any, seed: int) -> Tensor | None:
+    """The outputs; None where there is one sample in a layer that needs two."""
     assert patient.model is not None
     predict: Callable[..., object] | None = patient.settings.predict_fn
     with patient.lent() as loan:
@@ -149,28 +161,12 @@ def _predict(patient: Patient, batch: Any, seed: int) -> Tensor | None:
             loan.as_found()
         torch.manual_seed(seed)
         try:
-            return next(floats_in(predict(patient.model, batch)), torch.empty(0)).double().clone()
+            return scores_in(predict(patient.model, batch)).double().clone()
         except (ValueError, RuntimeError) as error:
-            # Torch's words for one sample in a layer that needs two; a model may refuse it for other reasons.
-            return None if "per channel" in str(error) else torch.empty(0)
+            if "per channel" not in str(error):  # torch's words
+                raise
+            return None
 
 
 def _apart(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().max()) if one.shape == other.shape else float("inf")
-
-
-def _rows(batch: Any) -> int:
-    if isinstance(batch, Tensor):
-        return len(batch) if batch.dim() else 0
-    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()
-    return next((n for part in parts if (n := _rows(part))), 0)
-
-
-def _select(batch: Any, rows: int, order: list[int]) -> Any:
-    if isinstance(batch, Tensor):
-        return batch[order] if batch.dim() and len(batch) == rows else batch
-    if isinstance(batch, Mapping):
-        return {key: _select(value, rows, order) for key, value in batch.items()}
-    if isinstance(batch, tuple | list):
-        return type(batch)(_select(value, rows, order) for value in batch)
-    return batch

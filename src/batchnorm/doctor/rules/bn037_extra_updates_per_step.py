@@ -13,8 +13,8 @@ Severity: warn.
 Fix: momentum 1 − (1 − momentum)^(1/k) for k updates is exact for recomputation; keep further passes
 in prediction mode.
 
-Mistaken for it: layers of this package, which skip recomputation; gradient accumulation, given as
-``accumulation``; methods that want two batches a step.
+Mistaken for it: layers of this package, which skip recomputation; those with statistics for each domain or
+step; gradient accumulation, given as ``accumulation``; methods that want two batches a step.
 
 Reports: SY-15, MF-01, MF-02, MF-03, MF-08, AP-06, AP-16.
 """
@@ -35,7 +35,7 @@ def check(patient: Patient) -> Iterator[Finding]:
     """Calls by layer in one step."""
     if not patient.step:
         return
-    step = [call for call in patient.step if call.training and patient.by_name[call.layer].tracks]
+    step = [call for call in patient.step if call.training and _has_one_average(patient, call.layer)]
     for name in dict.fromkeys(call.layer for call in step):
         calls = [call for call in step if call.layer == name]
         # Ours skip what activation checkpointing repeats.
@@ -59,6 +59,12 @@ def check(patient: Patient) -> Iterator[Finding]:
             ),
             {"updates": float(updates), "recomputed": float(again)},
         )
+
+
+def _has_one_average(patient: Patient, name: str) -> bool:
+    """Whether every forward updates the same running statistics."""
+    layer = patient.by_name[name]
+    return layer.tracks and layer.rows == 1
 
 
 def mend(repair: Repair, finding: Finding) -> str:

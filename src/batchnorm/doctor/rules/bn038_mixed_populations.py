@@ -10,8 +10,8 @@ Severity: info; warn if the layer's gap is above 2 as well.
 
 Fix: one set of statistics per kind, or one forward of all kinds together.
 
-Mistaken for it: two halves of one shuffled batch. Order and mix are part of published methods: nothing is
-changed silently.
+Mistaken for it: two halves of one shuffled batch; a layer with statistics for each domain or step. Order and
+mix are part of published methods: nothing is changed silently.
 
 Reports: MF-05, MF-06, AP-01, AP-06, AP-07, AP-15.
 """
@@ -30,7 +30,7 @@ RANK = 9
 
 def check(patient: Patient) -> Iterator[Finding]:
     """The first call of every forward in a step."""
-    for name in dict.fromkeys(call.layer for call in patient.step) if patient.step else ():
+    for name in dict.fromkeys(call.layer for call in patient.step if patient.by_name[call.layer].rows == 1):
         firsts = {
             call.forward: call.moments
             for call in reversed(patient.step)

@@ -21,9 +21,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from batchnorm.doctor.batch import head_of, with_head
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import consent, found
-from batchnorm.doctor.step import floats_in
+from batchnorm.doctor.step import scores_in
 from batchnorm.records import Finding
 
 EVIDENCE = "S"
@@ -58,15 +59,14 @@ def _share(patient: Patient) -> float | None:
     """Share of the first rows' gradient that falls on the inputs of others."""
     assert patient.model is not None
     batch = patient.first_batch
-    head = batch[0] if isinstance(batch, tuple | list) else batch
+    head = head_of(batch)
     if not isinstance(head, Tensor) or not head.is_floating_point() or len(head) < 2:
         return None
     with patient.lent() as loan, torch.enable_grad():
         loan.as_found()
         inputs = head.detach().clone().requires_grad_()
-        given = inputs if head is batch else type(batch)((inputs, *batch[1:]))
-        output = next(floats_in(patient.forward(patient.model, given)), None)
-        if output is None or not output.requires_grad or len(output) != len(head):
+        output = scores_in(patient.forward(patient.model, with_head(batch, inputs)))
+        if not output.requires_grad or len(output) != len(head):
             return None
         (gradient,) = torch.autograd.grad(output[0].abs().sum(), inputs)
     influence = gradient.double().abs().flatten(1).sum(1)

@@ -5,7 +5,7 @@ independent values per channel and device, as BN025 counts them.
 
 Severity: info.
 
-Fix: synchronized statistics, at the cost of two collectives per layer and direction.
+Fix: synchronized statistics, at the cost of one collective per layer and direction.
 
 Mistaken for it: frozen batch norm; contrastive methods with a queue, where shared moments leak; a quarter
 longer epochs without a gain were reported where devices had enough values.
@@ -41,6 +41,6 @@ def check(patient: Patient) -> Iterator[Finding]:
             least,
             f"Each of {settings.ranks * settings.replicas} devices normalizes with {worth[least]:.2g} "
             "independent values per channel; all together have more.",
-            consent("batchnorm.convert(model, stats=Synced()): two collectives per layer and direction"),
+            consent("batchnorm.convert(model, stats=Synced()): one collective per layer and direction"),
             {"values": worth[least], "devices": float(settings.ranks * settings.replicas)},
         )

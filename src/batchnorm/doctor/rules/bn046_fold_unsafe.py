@@ -9,8 +9,8 @@ convolution, grouped or not, a layer of unknown class, a layer before a zero-pad
 
 Severity: error.
 
-Fix: `batchnorm.fold` leaves these unfolded or uses an exact variant: a scale per group, padding with
--shift / scale per channel, a clone of a shared convolution.
+Fix: `batchnorm.fold` folds only what is exact, as a transposed convolution with groups or not, or a pair
+called twice. Of the others, those with fixed statistics become one scale and shift, and the rest stays.
 
 Mistaken for it: reflect, replicate and circular padding, which are exact; a grouped ordinary convolution.
 
@@ -34,7 +34,7 @@ EVIDENCE = "S"
 Conv = nn.modules.conv._ConvNd
 Transposed = nn.modules.conv._ConvTransposeNd
 ADDITIONS = (operator.add, operator.iadd, torch.add)
-LEAVE = safe("leave it unfolded, or fold with batchnorm.fold, which has an exact variant where there is one")
+LEAVE = safe("leave it unfolded, or fold with batchnorm.fold, which folds only what is exact")
 
 
 def check(patient: Patient) -> Iterator[Finding]:
