@@ -155,6 +155,7 @@ def test_a_file_is_replaced_only_by_force(invoke, tmp_path):
         (["--threads", "0"], "bench: threads expected integers >= 1, got 0"),
         (["--threads", "many"], "bench: threads expected numbers or all, got 'many'"),
         (["--huge-pages", "maybe"], "bench: huge_pages expected on, off or both, got 'maybe'"),
+        (["--out", "/", "--force"], "bench: out expected a file, got the directory /"),
         (["--out", "/nowhere/a"], "bench: out expected a file in a directory that exists, got /nowhere/a"),
     ],
 )

@@ -34,7 +34,28 @@ def test_all_are_announced_and_nothing_runs_dry(tmp_path):
         line.split("-")[0] for line in result.stdout.splitlines() if line[:1] == "c" and line[3:4] == "-"
     ]
     assert names == [f"c{number:02}" for number in range(1, 15)]
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]  # nor is there a plan to resume
+    assert not list(tmp_path.iterdir())  # nor is there a plan to resume
+
+
+def test_a_plan_that_somebody_changed_is_refused(tmp_path):
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "plan.json").write_text('{"names": "all", "profile": "quick", "seeds": 3}')
+    result = run("study", "--resume", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "resume expected a list of names, a profile and seeds in studies/plan.json, got" in result.stderr
+
+
+@pytest.mark.parametrize("directories", [("run",), ("studies", "more")])
+def test_a_site_is_made_of_one_directory_of_studies(tmp_path, directories):
+    for name in directories:
+        (tmp_path / name).mkdir()
+    (tmp_path / "run").mkdir(exist_ok=True)
+    (tmp_path / "run" / "config.json").write_text("{}")
+    result = run("report", *directories, "-o", "site", cwd=tmp_path)
+    assert result.returncode == 2
+    words = f"out expected one directory of studies to make a site of, got {', '.join(directories)}"
+    assert words in result.stderr
+    assert not (tmp_path / "site").exists()
 
 
 def test_a_run_gets_its_page(tmp_path):

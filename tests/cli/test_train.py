@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from batchnorm.cli import progress
+
 SMALL = ["train", "--epochs", "1", "--train-images", "512", "--recalibration-images", "256", "--threads", "1"]
 
 
@@ -57,6 +59,30 @@ def test_resume_finds_the_last_run_with_the_same_settings(tmp_path):
     assert "resume expected a run with these settings under runs, got none" in other.stderr
 
 
+def test_a_path_is_printed_as_it_stands(tmp_path):
+    name = "ru[/a]n [red] :tada: " + "x" * 80
+    result = run(*SMALL, "--arms", "batch", "--out", name, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-2:] == [f"records {name}", f"report  {name}/report.html"]
+    assert "gamma [" in result.stdout
+    again = run("report", name, cwd=tmp_path)
+    assert again.stdout == f"report  {name}/report.html\n"
+
+
+def test_a_warning_is_one_line_as_it_stands(capsys):
+    text = "the same command with --resume --out 'ru[/a]n :tada:' " + "goes on " * 20
+    progress.warn(text)
+    assert capsys.readouterr().err == f"! {text}\n"
+
+
+def test_signs_that_a_terminal_lacks_are_replaced(tmp_path):
+    result = run(*SMALL, "--seeds", "0-1", "--arms", "batch", cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert result.returncode == 0, result.stderr
+    assert " ? " in result.stdout
+    assert (tmp_path / result.stdout.splitlines()[-1].split(maxsplit=1)[1]).is_file()
+    assert run("explain", "BN001", PYTHONIOENCODING="ascii").returncode == 0
+
+
 def test_a_terminal_sees_progress(tmp_path):
     leader, follower = pty.openpty()
     process = subprocess.Popen(
@@ -85,6 +111,12 @@ def test_a_terminal_sees_progress(tmp_path):
         (["--batch-size", "70000"], "train: batch_size expected at most the 512 training images"),
         (["--batch-size", "1"], "train: batch_size expected at least 2 images per micro-batch"),
         (["--device", "warp"], "train: device expected one that is here, got 'warp'"),
+        (["--device", "meta"], "train: device expected one that is here, got 'meta'"),
+        (["--threads", "99999999999"], "train: threads expected at most 1024, got 99999999999"),
+        (["--seeds", "18446744073709551616"], "train: seeds expected integers up to 4294967295, got 18446"),
+        (["--seeds", "0-9999999999"], "train: seeds expected at most 1000 numbers in a range, got '0-99"),
+        (["--stats", "ghost:1e9"], "Ghost: size expected "),
+        (["--out", ""], "train: out expected a directory, got an empty name"),
         (["--device", "cuda"], "train: device expected one that is here, got 'cuda'"),
         (
             ["--out", "/proc/nowhere"],
@@ -165,5 +197,5 @@ def test_what_the_doctor_finds_while_training_is_said_and_stands_in_the_report(t
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path
     )
     assert result.returncode == 0, result.stderr
-    assert " ".join(result.stderr.split()) == "! batch, seed 0, epoch 1: BN012 slow in norm1: Slow [indeed]."
+    assert result.stderr == "! batch, seed 0, epoch 1: BN012 slow in norm1: Slow [indeed].\n"
     assert "Found by the doctor during training" in (tmp_path / "run" / "report.html").read_text()

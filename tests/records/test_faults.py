@@ -19,8 +19,8 @@ def test_faults_come_back_in_order_and_each_once(tmp_path):
     assert read_faults(tmp_path) == (whole, fault(None))
 
 
-@pytest.mark.parametrize("line", ['{"arm": "batch"}', '{"finding": {}}', '{"finding": {"fix": 3}}'])
+@pytest.mark.parametrize("line", ['{"arm": "batch"}', '{"finding": {}}', '{"finding": {"fix": 3}}', "5"])
 def test_a_line_that_is_no_fault_is_refused(tmp_path, line):
     (tmp_path / "faults.jsonl").write_text(line + "\n")
-    with pytest.raises(ValueError, match=r"read_faults: .*faults.jsonl expected faults, got"):
+    with pytest.raises(ValueError, match=r"records: .*faults.jsonl, line 1: "):
         read_faults(tmp_path)

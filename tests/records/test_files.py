@@ -53,3 +53,21 @@ def test_a_full_disk_is_told_with_the_files_name(tmp_path):
     with pytest.raises(OSError, match=r"No space left on device: .*/dev/full") as caught:
         append_line("/dev/full", "x")
     assert caught.value.errno == errno.ENOSPC
+
+
+def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path):
+    (tmp_path / "directory").mkdir()
+    for path in (tmp_path / "directory", tmp_path / "nowhere" / "a.json"):
+        with pytest.raises(OSError, match=f": '{path}'$") as caught:
+            write_atomic(path, "")
+        assert caught.value.filename == str(path)
+    assert os.listdir(tmp_path) == ["directory"]
+
+
+def test_an_error_about_another_file_keeps_its_name(tmp_path):
+    def read_while_writing():
+        with atomic_file(tmp_path / "a"):
+            open(tmp_path / "b").close()
+
+    with pytest.raises(FileNotFoundError, match=r"/b'$"):
+        read_while_writing()

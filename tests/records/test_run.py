@@ -66,8 +66,32 @@ def test_an_unfinished_last_line_is_dropped_and_another_is_an_error(tmp_path):
         read_run(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"5", "metrics.jsonl, line 1: expected an object, got 5"),
+        (b'{"loss": "big"}', "metrics.jsonl, line 1: loss expected float, got 'big'"),
+        (b'{"seed": null}', "metrics.jsonl, line 1: seed expected int, got None"),
+        (b'{"speed": 1}', "metrics.jsonl, line 1: .* unexpected keyword argument 'speed'"),
+        (b"\x80\x81", "metrics.jsonl expected JSON on line 1, got 'utf-8' codec can't decode"),
+    ],
+)
+def test_a_line_that_is_no_row_is_named_with_its_file(tmp_path, line, message):
+    write(tmp_path)
+    (tmp_path / "metrics.jsonl").write_bytes(line + b"\n")
+    with pytest.raises(ValueError, match=message):
+        read_run(tmp_path)
+
+
+def test_a_list_with_something_else_in_it_is_no_row(tmp_path):
+    write(tmp_path)
+    (tmp_path / "layers.jsonl").write_text('{"running_mean": [0.5, "x"]}\n')
+    with pytest.raises(ValueError, match=r"layers.jsonl, line 1: running_mean expected float, got 'x'"):
+        read_run(tmp_path)
+
+
 def test_what_is_no_run_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"expected a run with config.json, got"):
+    with pytest.raises(FileNotFoundError, match=r"expected a run with config.json and environment.json, got"):
         read_run(tmp_path)
     write(tmp_path)
     (tmp_path / "environment.json").write_text("[]")

@@ -8,7 +8,7 @@ import threading
 import pytest
 from playwright.sync_api import Browser
 
-from batchnorm.records import RunRecord
+from batchnorm.records import FaultRecord, Finding, Fix, RunRecord, append_fault
 from batchnorm.report.live import LiveView
 from tests.report import synthetic
 
@@ -72,6 +72,12 @@ def test_whoever_does_not_belong_gets_nothing(view, path, headers, status):
     assert answer.status == status
     assert view.token not in answer.read().decode()
     assert answer.headers["Access-Control-Allow-Origin"] is None
+
+
+def test_the_page_has_the_faults(view):
+    finding = Finding("BN012", "slow", "warn", "norm1", "Slow.", {}, Fix("advice", "wait"))
+    append_fault(view.directory, FaultRecord("batch", 0, 1, finding))
+    assert "Found by the doctor during training" in get(view, f"/{view.token}/").read().decode()
 
 
 def test_two_views_have_two_secrets(tmp_path):

@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-from batchnorm.records import TrialRecord, read_lines, read_verdicts
+from batchnorm.records import TrialRecord, read_records, read_verdicts
 from batchnorm.study import prepare, run_studies
 from tests.study import small
 from tests.study.small import PLAN, Silent, lines
@@ -25,7 +25,7 @@ def run(study, directory, plan=PLAN, **options):
 
 def timeless(path):
     """The records of a directory without the times, which nobody can repeat."""
-    rows = [TrialRecord.from_dict(row) for row in read_lines(path / "c99-small" / "trials.jsonl")]
+    rows = read_records(path / "c99-small" / "trials.jsonl", TrialRecord)
     return [dataclasses.replace(row, seconds=0, cpu_seconds=0) for row in rows]
 
 
@@ -156,7 +156,7 @@ def test_killed_and_resumed_it_ends_with_the_same_records(tmp_path):
 def test_a_directory_with_other_files_is_named(tmp_path):
     (tmp_path / "c99-small").mkdir()
     (tmp_path / "c99-small" / "trials.jsonl").write_text(json.dumps({"key": "x"}) + "\n")
-    with pytest.raises(ValueError, match=r"trials\.jsonl expected rows of trials, got"):
+    with pytest.raises(ValueError, match=r"trials\.jsonl, line 1: "):
         prepare([small.study()], PLAN, tmp_path)
 
 

@@ -36,6 +36,7 @@ def test_an_unknown_setting_is_named():
         ({"arms": ("batch", "batch")}, "train: arms expected each arm once"),
         ({"seeds": (1, 1)}, "train: seeds expected each seed once"),
         ({"seeds": (-1,)}, "train: seeds expected integers >= 0, got -1"),
+        ({"seeds": (0, 2**32)}, "train: seeds expected integers up to 4294967295, got 0,4294967296"),
         ({"lr": 0.0}, "train: lr expected a finite number > 0, got 0.0"),
         ({"lr": math.nan}, "train: lr expected a finite number > 0, got nan"),
         ({"epochs": 0}, "train: epochs expected an integer >= 1, got 0"),
@@ -47,6 +48,7 @@ def test_an_unknown_setting_is_named():
         ({"stats": "ghost:1"}, "Ghost: size expected at least 2 samples, got 1"),
         ({"stats": "domains:2"}, "train: stats expected kinds without rows.* got domains:2"),
         ({"threads": 0}, "train: threads expected an integer >= 1, got 0"),
+        ({"threads": 99999999999}, "train: threads expected at most 1024, got 99999999999"),
         ({"precision": "int8"}, "train: precision expected one of float32"),
         ({"clip": -1.0}, "train: clip expected a number > 0, got -1.0"),
     ],
@@ -58,3 +60,11 @@ def test_a_wrong_setting_is_refused_in_one_line(setting, message):
 
 def test_one_image_a_batch_is_fine_without_batch_normalization():
     assert TrainConfig(arms=("none",), batch_size=1).batch_size == 1
+
+
+def test_every_process_needs_two_images_a_micro_batch():
+    config = TrainConfig(batch_size=12, accumulate=3)
+    config.expect_processes(2)
+    with pytest.raises(ValueError, match="at least 2 images per micro-batch in each of 3 processes, got 12"):
+        config.expect_processes(3)
+    TrainConfig(arms=("none",), batch_size=12, accumulate=3).expect_processes(4)

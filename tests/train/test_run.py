@@ -1,5 +1,6 @@
 """Whole runs on the embedded sample: what they record, and that stopping them changes nothing."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -14,8 +15,12 @@ import torch
 
 from batchnorm.data import load_embedded_sample
 from batchnorm.models import build
-from batchnorm.records import Finding, Fix, read_faults, read_run
+from batchnorm.records import FaultRecord, Finding, Fix, append_fault, read_faults, read_run
 from batchnorm.train import TrainConfig, train
+from batchnorm.train.directory import RunDirectory
+from batchnorm.train.distributed import World
+from batchnorm.train.epoch import train_epoch
+from batchnorm.train.optimizer import make_optimizer
 
 SMALL = TrainConfig(epochs=2, train_images=512, recalibration_images=512, batch_size=128, threads=1)
 
@@ -46,6 +51,7 @@ def test_a_run_leaves_its_records(tmp_path, sample):
         "events",
         "layers.jsonl",
         "metrics.jsonl",
+        "run.lock",
         "summary.json",
         "weights",
     }
@@ -194,6 +200,105 @@ def test_resuming_with_other_settings_is_refused(tmp_path, sample):
         train(SMALL, sample, tmp_path, Silent())
 
 
+def test_resuming_with_other_images_or_processes_is_refused(tmp_path, sample):
+    config = dataclasses.replace(SMALL, arms=("none",), epochs=1)
+    train(config, sample, tmp_path, Silent())
+    environment = json.loads((tmp_path / "environment.json").read_text())
+    for name, value in (("processes", 2), ("data", "fashion-mnist")):
+        (tmp_path / "environment.json").write_text(json.dumps({**environment, name: value}))
+        with pytest.raises(ValueError, match=f"train: {name} expected {value} to resume .*, got "):
+            train(config, sample, tmp_path, Silent(), resume=True)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("name", ["environment.json", "metrics.jsonl", "report.html", "weights/mine.pt"])
+def test_a_directory_with_other_files_is_refused_and_left_alone(tmp_path, sample, name, resume):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("mine")
+    with pytest.raises(ValueError, match=f"out expected a new directory, got .* with {name.split('/')[0]}$"):
+        train(SMALL, sample, tmp_path, Silent(), resume=resume)
+    assert path.read_text() == "mine"
+    assert [other for other in tmp_path.rglob("*") if other.is_file()] == [path]
+
+
+def test_a_config_of_something_else_is_refused_and_left_alone(tmp_path, sample):
+    (tmp_path / "config.json").write_text('{"model": "bert"}')
+    for resume, message in (
+        (False, "out expected a new directory"),
+        (True, "model expected 'bert' to resume"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train(SMALL, sample, tmp_path, Silent(), resume=resume)
+    assert os.listdir(tmp_path) == ["config.json"]
+
+
+class Fails(Silent):
+    def trial(self, *_):
+        raise RuntimeError("no memory")
+
+
+def test_a_run_that_failed_before_an_epoch_ended_is_begun_anew(tmp_path, sample):
+    config = dataclasses.replace(SMALL, arms=("none",), epochs=1)
+    with pytest.raises(RuntimeError, match="no memory"):
+        train(config, sample, tmp_path / "run", Fails())
+    other = dataclasses.replace(config, lr=0.5)
+    run = train(other, sample, tmp_path / "run", Silent())
+    assert run.config["lr"] == 0.5
+    assert rows(run) == rows(train(other, sample, tmp_path / "fresh", Silent()))
+
+
+def test_a_second_process_is_refused(tmp_path, sample):
+    config = dataclasses.replace(SMALL, arms=("none",), epochs=1)
+
+    class Second(Silent):
+        def trial(self, *_):
+            with pytest.raises(ValueError, match="out expected a directory that no other process writes"):
+                train(config, sample, tmp_path, Silent(), resume=True)
+
+    run = train(config, sample, tmp_path, Second())
+    assert [row.epoch for row in run.epochs] == [1]
+
+
+def test_a_sibling_reads_what_the_leader_wrote_and_writes_nothing(tmp_path, sample):
+    config = dataclasses.replace(SMALL, arms=("none", "batch"))
+    with pytest.raises(KeyboardInterrupt):
+        train(config, sample, tmp_path, StopAfter(1))
+    with open(tmp_path / "layers.jsonl", "a") as file:
+        file.write('{"arm": "no')
+
+    def state():
+        return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in tmp_path.rglob("*")}
+
+    before = state()
+    sibling = RunDirectory(tmp_path, config)
+    sibling.look()
+    assert (sibling.epochs_done("none", 0), sibling.epochs_done("batch", 0)) == (1, 0)
+    assert state() == before
+
+
+def test_an_unfinished_fault_is_dropped_before_the_next_is_written(tmp_path, sample):
+    config = dataclasses.replace(SMALL, arms=("batch",))
+    fix = Fix("advice", "wait")
+    one, two = (
+        FaultRecord("batch", 0, 1, Finding(code, "slow", "warn", "norm1", "Slow.", {}, fix))
+        for code in ("BN012", "BN013")
+    )
+    with pytest.raises(KeyboardInterrupt):
+        train(config, sample, tmp_path, StopAfter(1))
+    append_fault(tmp_path, one)
+    with open(tmp_path / "faults.jsonl", "a") as file:
+        file.write('{"arm": "ba')
+
+    @contextlib.contextmanager
+    def watcher(model, optimizer, on_finding):
+        on_finding(two.finding)
+        yield
+
+    train(config, sample, tmp_path, Silent(), resume=True, watcher=watcher)
+    assert [fault.finding for fault in read_faults(tmp_path)] == [one.finding, two.finding]
+
+
 def test_more_images_than_there_are_is_refused_before_anything_is_written(tmp_path, sample):
     with pytest.raises(ValueError, match="batch_size expected at most the 512 training images, got 1024"):
         train(dataclasses.replace(SMALL, batch_size=1024), sample, tmp_path / "run", Silent())
@@ -205,6 +310,46 @@ def test_more_images_than_there_are_is_refused_before_anything_is_written(tmp_pa
 def test_a_tail_of_one_image_is_left_out(tmp_path, sample):
     config = dataclasses.replace(SMALL, arms=("batch",), train_images=257, epochs=1, drop_last=False)
     assert train(config, sample, tmp_path / "run", Silent()).epochs[0].loss < 3
+
+
+def test_micro_batches_of_a_short_last_batch_are_balanced(tmp_path, sample):
+    short = dataclasses.replace(SMALL, arms=("batch",), train_images=138, epochs=1)  # a tail of ten images
+    config = dataclasses.replace(short, drop_last=False, accumulate=4, recalibration_images=None)
+    assert train(config, sample, tmp_path / "run", Silent()).epochs[0].loss < 3
+
+
+def test_every_process_takes_as_many_micro_batches(sample):
+    class Alone(World):
+        def sum(self, values):
+            return values
+
+    seen = {0: [], 1: []}
+    config = dataclasses.replace(SMALL, accumulate=4)
+    images, labels = sample.train_images[:17].float(), sample.train_labels[:17]
+    for rank, sizes in seen.items():
+        model = build("lenet", norm="none", seed=0)
+        model.register_forward_pre_hook(lambda _, args, sizes=sizes: sizes.append(len(args[0])))
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
+        world = Alone(rank, 2, torch.device("cpu"))
+        optimizer = make_optimizer(model, config)
+        train_epoch(model, optimizer, scaler, [(images, labels)], config, world, 0, 1, lambda *_: None)
+    assert seen == {0: [3, 2, 2, 2], 1: [2, 2, 2, 2]}
+
+
+def test_frozen_statistics_are_recorded_without_population_statistics(tmp_path, sample):
+    config = dataclasses.replace(SMALL, arms=("batch",), stats="frozen", epochs=1)
+    run = train(config, sample, tmp_path / "run", Silent())
+    assert {row.population_mean for row in run.layers} == {None}
+    assert all(row.running_mean is not None for row in run.layers)
+
+
+def test_recalibration_takes_all_the_images_it_is_given(tmp_path, sample):
+    few = dataclasses.replace(SMALL, arms=("batch",), epochs=1, train_images=2000, batch_size=1000)
+    first, all_but_one = (
+        train(dataclasses.replace(few, recalibration_images=n), sample, tmp_path / str(n), Silent())
+        for n in (1000, 1999)
+    )
+    assert first.layers[0].population_mean != all_but_one.layers[0].population_mean
 
 
 def test_two_processes_train_what_one_does(tmp_path):

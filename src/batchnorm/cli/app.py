@@ -3,6 +3,7 @@
 Exit codes: 0 clean, 1 findings, 2 misuse or unreadable input, 3 a fault of ours, 130 interrupted.
 """
 
+import io
 import os
 import sys
 from typing import Annotated, Any, NoReturn
@@ -57,6 +58,9 @@ def main() -> NoReturn:
 
     ``BATCHNORM_DEBUG=1`` lets exceptions through.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without ± is no reason to lose a run's end
     arguments = sys.argv[1:] or ["--help"]
     if os.environ.get("BATCHNORM_DEBUG"):
         sys.exit(app(arguments, standalone_mode=False) or 0)

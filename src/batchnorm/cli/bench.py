@@ -123,6 +123,8 @@ def _switch(word: str) -> bool:
 
 
 def _check_file(out: Path | None, force: bool) -> None:
+    if out is not None and out.is_dir():
+        raise ValueError(f"bench: out expected a file, got the directory {out}")
     if out is not None and out.exists() and not force:
         raise ValueError(f"bench: out expected a new file, or --force, got {out}")
     if out is not None and not out.parent.is_dir():

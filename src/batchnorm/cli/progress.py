@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 if TYPE_CHECKING:
     from batchnorm.records import EpochRecord
@@ -18,15 +19,21 @@ __all__ = ["LEADS", "Bars", "make_console", "warn"]
 LEADS = os.environ.get("RANK", "0") == "0"
 
 
-def make_console(quiet: bool) -> Console:
-    """Console for results: standard output, or nothing."""
-    return Console(quiet=quiet or not LEADS, highlight=False)
+def make_console(quiet: bool, *, stderr: bool = False) -> Console:
+    """Console for results: standard output, or nothing.
+
+    Text is printed as it stands, whatever brackets and colons a path has; a style needs a `Text`.
+
+    Args:
+        quiet: Print nothing.
+        stderr: To standard error instead.
+    """
+    return Console(quiet=quiet or not LEADS, stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
 def warn(text: str) -> None:
     """A loud line on standard error."""
-    if LEADS:
-        Console(stderr=True, highlight=False).print(f"[bold yellow]![/] {text}")
+    make_console(False, stderr=True).print(Text.assemble(("!", "bold yellow"), f" {text}"), soft_wrap=True)
 
 
 class Bars:

@@ -34,6 +34,9 @@ def command(
     """Write the pages and say where they are."""
     from batchnorm.report import write_book, write_report
 
+    if out is not None and (len(directories) > 1 or (directories[0] / "config.json").is_file()):
+        got = ", ".join(map(str, directories))
+        raise ValueError(f"report: out expected one directory of studies to make a site of, got {got}")
     pages = []
     for directory in directories:
         if (directory / "config.json").is_file():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,9 +11,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from batchnorm.cli.progress import make_console, warn
-from batchnorm.records import TrialRecord, VerdictRecord, write_atomic
+from batchnorm.cli.table import SAMPLE
+from batchnorm.records import TrialRecord, VerdictRecord, read_object, write_atomic
 
 if TYPE_CHECKING:
     from batchnorm.study import Study, Trial, Work
@@ -73,7 +76,7 @@ def command(
     plan = Plan("quick" if profile == "quick" else "full", tuple(range(count)), _data(profile))
     at_a_time = jobs if jobs is not None else os.cpu_count() or 1
     check_workers(at_a_time, executor)
-    works = prepare(studies, plan, out)
+    works = prepare(studies, plan, out, dry=dry_run)
     console = make_console(as_json)
     speed = measured_speed()
     _announce(console, speed, works, [estimated_seconds(work.todo, speed, at_a_time) for work in works])
@@ -86,7 +89,7 @@ def command(
         try:
             verdicts = run_studies(works, plan, display, jobs=at_a_time, executor=executor)
         except (KeyboardInterrupt, OSError):
-            warn(f"stopped; batchnorm study --resume --out {out} goes on")
+            warn(f"stopped; batchnorm study --resume --out {shlex.quote(str(out))} goes on")
             raise
     if as_json:
         print(json.dumps({"directory": str(out), "studies": [record.to_dict() for record in verdicts]}))
@@ -105,11 +108,13 @@ def _data(profile: str) -> str:
 
 def _last(out: Path) -> tuple[list[str], str, int]:
     path = out / "plan.json"
-    try:
-        plan = json.loads(path.read_text())
-        return list(plan["names"]), str(plan["profile"]), int(plan["seeds"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ValueError(f"study: resume expected studies with plan.json in {out}, got none") from None
+    if not path.is_file():
+        raise ValueError(f"study: resume expected studies with plan.json in {out}, got none")
+    plan = read_object(path)
+    names, profile, seeds = map(plan.get, ("names", "profile", "seeds"))
+    if not (isinstance(names, list) and isinstance(profile, str) and isinstance(seeds, int)):
+        raise ValueError(f"study: resume expected a list of names, a profile and seeds in {path}, got {plan}")
+    return list(map(str, names)), profile, seeds
 
 
 def _announce(console: Console, speed: float, works: Sequence["Work"], seconds: Sequence[float]) -> None:
@@ -123,7 +128,7 @@ def _announce(console: Console, speed: float, works: Sequence["Work"], seconds: 
     console.print(f"At {speed:,.0f} training images of LeNet in a second on one thread, as measured now.")
     for work in works:
         if work.todo:
-            console.print(f"[bold]{work.study.id}[/] {work.study.claim}", soft_wrap=True)
+            console.print(Text.assemble((work.study.id, "bold"), f" {work.study.claim}"), soft_wrap=True)
             console.print(f"    expects: {work.study.hypothesis}", soft_wrap=True)
             console.print(f"    against: {work.study.against}", soft_wrap=True)
 
@@ -164,12 +169,14 @@ class _Display:
 
     def verdict(self, record: VerdictRecord) -> None:
         """Keep a line."""
-        self.progress.console.print(f"{record.study} {record.name}: [bold]{record.verdict}[/]")
+        self.progress.console.print(
+            Text.assemble(f"{record.study} {record.name}: ", (record.verdict, "bold"))
+        )
 
 
 def _show(console: Console, verdicts: Sequence[VerdictRecord], out: Path) -> None:
     if any(record.data == "embedded-sample" for record in verdicts):
-        console.print("[bold yellow]EMBEDDED SAMPLE[/]: 6,000 images, not Fashion-MNIST's 60,000")
+        console.print(SAMPLE)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("study", "verdict", "condition", "effect", "95 % interval", "met"):
         table.add_column(title)

@@ -5,10 +5,13 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from batchnorm.records import EpochRecord, LayerRecord, RunRecord
 
-__all__ = ["show"]
+__all__ = ["SAMPLE", "show"]
+
+SAMPLE = Text.assemble(("EMBEDDED SAMPLE", "bold yellow"), ": 6,000 images, not Fashion-MNIST's 60,000")
 
 _COLUMNS = {
     "loss": "loss",
@@ -29,7 +32,7 @@ def show(console: Console, run: RunRecord, directory: Path, page: Path | None) -
         page: The report, if it could be written.
     """
     if run.data == "embedded-sample":
-        console.print("[bold yellow]EMBEDDED SAMPLE[/]: 6,000 images, not Fashion-MNIST's 60,000")
+        console.print(SAMPLE)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("arm")
     for title in _COLUMNS.values():
@@ -71,4 +74,4 @@ def _first_layers(run: RunRecord) -> list[LayerRecord]:
 
 def _vector(values: tuple[float, ...]) -> str:
     shown = ", ".join(f"{value:.4f}" for value in values[:16])
-    return f"[{shown}{', …' if len(values) > 16 else ''}]".replace("[", r"\[")
+    return f"[{shown}{', …' if len(values) > 16 else ''}]"

@@ -5,13 +5,14 @@ import dataclasses
 import datetime
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from batchnorm.cli.words import words
+from batchnorm.records import read_faults, read_object
 
 if TYPE_CHECKING:  # torch takes a second; --help shall not wait for it
     from collections.abc import Callable
@@ -33,6 +34,7 @@ with statistics recalibrated over training images."""
 Setting = typer.Option
 
 WATCH_EVERY = 250  # steps from one look of the doctor to the next: about an epoch of the defaults
+MOST_SEEDS = 1000
 ASK_ALL_RANKS = ("BN043", "BN045")  # and only rank 0 is watched
 
 
@@ -68,7 +70,8 @@ def command(
     deterministic: Annotated[bool, Setting("--deterministic", help="Demand it of torch.")] = False,
     data_dir: Annotated[Path | None, Setting(help="Directory with the four Fashion-MNIST files.")] = None,
     out: Annotated[
-        Path | None, Setting(help="Directory of the run; runs/<time>-<model> if not given.")
+        str | None,
+        Setting(metavar="PATH", help="New directory of the run; runs/<time>-<model> if not given."),
     ] = None,
     resume: Annotated[
         bool, Setting("--resume", help="Go on with the run in --out, or with the last one.")
@@ -83,7 +86,6 @@ def command(
     from batchnorm.cli import progress, report, table
     from batchnorm.data import load_fashion_mnist
     from batchnorm.doctor import Watch
-    from batchnorm.records import read_faults
     from batchnorm.train import TrainConfig, train
 
     given |= {"arms": words(arms), "seeds": _numbers(seeds)}
@@ -114,7 +116,8 @@ def command(
             run = train(config, data, directory, observer, resume=resume, watcher=watcher)
         except (KeyboardInterrupt, OSError):
             progress.warn(
-                f"stopped; the same command with --resume --out {directory} goes on from the last epoch"
+                f"stopped; the same command with --resume --out {shlex.quote(str(directory))} "
+                "goes on from the last epoch"
             )
             raise
     if not progress.LEADS:
@@ -123,8 +126,7 @@ def command(
         if fault.finding.severity != "info":
             progress.warn(
                 f"{fault.arm}, seed {fault.seed}, epoch {fault.epoch}: {fault.finding.code} "
-                f"{fault.finding.name} in {escape(fault.finding.layer or 'the model')}: "
-                f"{escape(fault.finding.message)}"
+                f"{fault.finding.name} in {fault.finding.layer or 'the model'}: {fault.finding.message}"
             )
     page = report.write(run, directory)
     if as_json:
@@ -136,23 +138,28 @@ def command(
 def _numbers(text: str) -> tuple[int, ...]:
     numbers: list[int] = []
     for word in words(text):
-        first, dash, last = word.partition("-")
+        begin, dash, end = word.partition("-")
         try:
-            numbers += range(int(first), int(last if dash else first) + 1)
+            first, last = int(begin), int(end if dash else begin)
         except ValueError:
             raise ValueError(f"train: seeds expected numbers as 0,1 or 0-5, got {text!r}") from None
+        if last - first >= MOST_SEEDS:
+            raise ValueError(f"train: seeds expected at most {MOST_SEEDS} numbers in a range, got {text!r}")
+        numbers += range(first, last + 1)
     return tuple(numbers)
 
 
-def _directory(out: Path | None, config: "TrainConfig", resume: bool) -> Path:
+def _directory(out: str | None, config: "TrainConfig", resume: bool) -> Path:
     """Where the run lives: as asked, or the newest run with these settings, or a new place."""
+    if out == "":
+        raise ValueError("train: out expected a directory, got an empty name")
     if out is not None:
-        return out
+        return Path(out)
     if "WORLD_SIZE" in os.environ:
         raise ValueError("train: out expected a directory when started by torchrun, got none")
     if not resume:
         return Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{config.model}"
     for path in sorted(Path("runs").glob("*/config.json"), reverse=True):
-        if json.loads(path.read_text()) == config.to_dict():
+        if read_object(path) == config.to_dict():
             return path.parent
     raise ValueError("train: resume expected a run with these settings under runs, got none")

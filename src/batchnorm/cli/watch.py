@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
-from batchnorm.cli.progress import Bars
+from batchnorm.cli.progress import Bars, make_console
 from batchnorm.report.live import LiveView
 
 if TYPE_CHECKING:
@@ -28,7 +26,7 @@ def serve(directory: Path) -> Iterator[LiveView]:
         directory: Of the run.
     """
     with LiveView(directory) as view:
-        Console(stderr=True, highlight=False).print(f"watch   {view.url}", soft_wrap=True)
+        make_console(False, stderr=True).print(f"watch   {view.url}", soft_wrap=True)
         yield view
 
 

@@ -3,7 +3,7 @@
 from batchnorm.records.bench import BenchRecord, BenchSummary, summarize
 from batchnorm.records.error_line import error_line
 from batchnorm.records.faults import FaultRecord, append_fault, read_faults
-from batchnorm.records.files import append_line, atomic_file, read_lines, write_atomic
+from batchnorm.records.files import append_line, atomic_file, read_object, read_records, write_atomic
 from batchnorm.records.finding import SEVERITIES, Finding, Fix
 from batchnorm.records.run import QUANTILE_LEVELS, EpochRecord, LayerRecord, RunRecord, read_run
 from batchnorm.records.study import (
@@ -36,7 +36,8 @@ __all__ = [
     "atomic_file",
     "error_line",
     "read_faults",
-    "read_lines",
+    "read_object",
+    "read_records",
     "read_run",
     "read_verdicts",
     "summarize",

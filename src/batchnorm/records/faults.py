@@ -2,11 +2,10 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from batchnorm.records.files import append_line, read_lines
+from batchnorm.records.files import append_line, read_records
 from batchnorm.records.finding import Finding
 from batchnorm.records.record import Record
 
@@ -35,22 +34,14 @@ class FaultRecord(Record):
         """Plain JSON values."""
         return {**dataclasses.asdict(self), "finding": self.finding.to_dict()}
 
-    @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> Self:
-        """Inverse of `to_dict`."""
-        return cls(**{**row, "finding": Finding.from_dict(row["finding"])})
-
 
 def read_faults(directory: Path) -> tuple[FaultRecord, ...]:
     """The faults of a run, in the order they were found; none if it has no such file.
 
     Raises:
-        ValueError: If a line is no fault.
+        ValueError: If a line is no fault; the text names file and line.
     """
-    try:
-        return tuple(FaultRecord.from_dict(row) for row in read_lines(directory / NAME))
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"read_faults: {directory / NAME} expected faults, got {error}") from error
+    return tuple(read_records(directory / NAME, FaultRecord))
 
 
 def append_fault(directory: Path, fault: FaultRecord) -> None:

@@ -6,9 +6,13 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
-__all__ = ["append_line", "atomic_file", "read_lines", "write_atomic"]
+from batchnorm.records.record import Record
+
+__all__ = ["append_line", "atomic_file", "read_object", "read_records", "write_atomic"]
+
+R = TypeVar("R", bound=Record)
 
 
 @contextlib.contextmanager
@@ -22,7 +26,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         path: Where the file shall stand; its directory must exist.
 
     Raises:
-        OSError: As the file system reports it (no space, no permission).
+        OSError: As the file system reports it (no space, no permission), of ``path``.
 
     Example:
         >>> import pathlib, tempfile
@@ -33,8 +37,9 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         'whole'
     """
     path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    hidden, temporary = f".{path.name}.", ""
     try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=hidden)
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
@@ -47,8 +52,10 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a full disk does not say which file it was
+        # A full disk does not say which file it was, and nobody knows the temporary one.
+        if isinstance(error, OSError) and (error.filename is None or hidden in str(error.filename)):
+            error.filename = str(path)
+            del error.filename2
         raise
 
 
@@ -83,22 +90,42 @@ def append_line(path: str | os.PathLike[str], line: str) -> None:
         raise
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a file of JSON lines, without the unfinished last line of a killed process.
+def read_records(path: Path, kind: type[R]) -> Iterator[R]:
+    """The records of a file of JSON lines, without the unfinished last line of a killed process.
 
     Args:
         path: The file; one that is absent has no lines.
+        kind: What each line is.
 
     Raises:
-        ValueError: If another line is not JSON; the text names it.
+        ValueError: If another line is not one; the text names file and line.
     """
     if not path.is_file():
         return
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
         try:
-            yield json.loads(line)
+            row = json.loads(line.decode())
         except ValueError as error:
-            if number == len(lines):  # a killed process leaves at most one unfinished line, the last
+            if not line.endswith(b"\n"):  # only the last can be without an end
                 return
             raise ValueError(f"records: {path} expected JSON on line {number}, got {error}") from error
+        try:
+            record = kind.from_dict(row)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"records: {path}, line {number}: {error}") from error
+        yield record
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        ValueError: If it is absent, or holds something else; the text names the file.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(f"records: {path} expected a JSON object, got {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"records: {path} expected a JSON object, got {type(value).__name__}")
+    return value

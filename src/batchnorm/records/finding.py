@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 from batchnorm.records.record import Record
 
@@ -66,17 +66,7 @@ class Finding(Record):
                 )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; a number that is not finite becomes a word, which evidence may hold."""
-        row = dataclasses.asdict(self)
-        row["evidence"] = {
-            key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in self.evidence.items()
-        }
-        return row
-
-    @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> Self:
-        """Inverse of `to_dict`.
+        """Plain JSON values; a number that is not finite becomes a word, which evidence may hold.
 
         Example:
             >>> fix = Fix("consent", "recalibrate")
@@ -84,4 +74,9 @@ class Finding(Record):
             >>> Finding.from_dict(one.to_dict()) == one
             True
         """
-        return cls(**{**row, "fix": Fix(**row["fix"])})
+        row = dataclasses.asdict(self)
+        row["evidence"] = {
+            key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in self.evidence.items()
+        }
+        return row

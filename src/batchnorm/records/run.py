@@ -5,12 +5,11 @@ line), ``layers.jsonl`` (a `LayerRecord` a line) and ``summary.json`` (`RunRecor
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from batchnorm.records.files import read_lines
+from batchnorm.records.files import read_object, read_records
 from batchnorm.records.record import Record
 
 __all__ = ["QUANTILE_LEVELS", "EpochRecord", "LayerRecord", "RunRecord", "read_run"]
@@ -59,8 +58,8 @@ class LayerRecord(Record):
             together, at `QUANTILE_LEVELS`.
         running_mean: Per channel, or None without batch normalization.
         running_var: Per channel (unbiased), or None.
-        population_mean: Per channel, from recalibration, or None.
-        population_var: Per channel (unbiased), or None.
+        population_mean: Per channel, from recalibration; None for a frozen layer too.
+        population_var: Per channel (unbiased), likewise.
         weight: gamma per channel, or None.
         bias: beta per channel, or None.
     """
@@ -141,24 +140,13 @@ def read_run(directory: str | Path) -> RunRecord:
         ValueError: If a file of the run is not what it should be; the text names the file.
     """
     directory = Path(directory)
-    if not (directory / "config.json").is_file():
-        raise FileNotFoundError(f"read_run: directory expected a run with config.json, got {directory}")
-    config = _read_object(directory / "config.json")
-    environment = _read_object(directory / "environment.json")
-    try:
-        epochs = tuple(EpochRecord.from_dict(row) for row in read_lines(directory / "metrics.jsonl"))
-        layers = tuple(LayerRecord.from_dict(row) for row in read_lines(directory / "layers.jsonl"))
-    except TypeError as error:
-        raise ValueError(f"read_run: {directory} expected rows of a run, got {error}") from error
+    if not all((directory / name).is_file() for name in ("config.json", "environment.json")):
+        raise FileNotFoundError(
+            f"read_run: directory expected a run with config.json and environment.json, got {directory}"
+        )
+    config = read_object(directory / "config.json")
+    environment = read_object(directory / "environment.json")
+    epochs = tuple(read_records(directory / "metrics.jsonl", EpochRecord))
+    layers = tuple(read_records(directory / "layers.jsonl", LayerRecord))
     data: DataSource = "embedded-sample" if environment.get("data") == "embedded-sample" else "fashion-mnist"
     return RunRecord(directory.resolve().name, config, environment, data, epochs, layers)
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, FileNotFoundError) as error:
-        raise ValueError(f"read_run: {path} expected a JSON object, got {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"read_run: {path} expected a JSON object, got {type(value).__name__}")
-    return value

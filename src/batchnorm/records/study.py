@@ -148,14 +148,6 @@ class VerdictRecord(Record):
     command: str
     environment: Mapping[str, Any]
 
-    @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> "VerdictRecord":
-        """Inverse of `to_dict`, with the records inside it."""
-        effects = tuple(EffectRecord.from_dict(effect) for effect in row["effects"])
-        figures = tuple(Figure.from_dict(figure) for figure in row["figures"])
-        outer = super().from_dict({**row, "effects": [], "figures": []})
-        return dataclasses.replace(outer, effects=effects, figures=figures)
-
 
 def read_verdicts(directory: str | Path) -> tuple[VerdictRecord, ...]:
     """The verdicts of a directory of studies, in the order of their identifiers.
@@ -176,5 +168,5 @@ def read_verdicts(directory: str | Path) -> tuple[VerdictRecord, ...]:
 def _read(path: Path) -> VerdictRecord:
     try:
         return VerdictRecord.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"read_verdicts: {path} expected a verdict, got {error}") from error

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 
-from batchnorm.records import read_run
+from batchnorm.records import read_faults, read_run
 from batchnorm.report.page import render_page
 from batchnorm.report.parts import part
 from batchnorm.report.vega import browser_bundle
@@ -91,7 +91,7 @@ class LiveView:
 
     def page(self) -> str:
         """The run's page as it stands, with the script that keeps it up to date."""
-        html = render_page(read_run(self.directory))
+        html = render_page(read_run(self.directory), read_faults(self.directory))
         # the page may fetch nothing; this one may listen to its own server
         html = html.replace("default-src 'none';", "default-src 'none'; connect-src 'self';", 1)
         body, end, rest = html.rpartition("</body>")  # the last: the chart library has the word in a string

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from batchnorm.records import TrialRecord, VerdictRecord, append_line, read_lines, write_atomic
+from batchnorm.records import TrialRecord, VerdictRecord, append_line, read_records, write_atomic
 
 __all__ = ["StudyDirectory"]
 
@@ -14,25 +14,24 @@ class StudyDirectory:
 
     Args:
         path: Made if absent.
+        dry: Only look: make nothing, mend nothing.
 
     Raises:
         ValueError: If it cannot be made, or a record there cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, dry: bool = False) -> None:
         self.path = path
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            if not dry:
+                path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(
                 f"study: out expected a directory that can be written, got {path} ({error.strerror})"
             ) from error
-        try:
-            rows = [TrialRecord.from_dict(row) for row in read_lines(self.trials)]
-        except TypeError as error:
-            raise ValueError(f"study: {self.trials} expected rows of trials, got {error}") from error
+        rows = list(read_records(self.trials, TrialRecord))
         self.records = {row.key: row for row in rows}
-        if rows:  # also drops the unfinished last line of a killed process, which must not be appended to
+        if rows and not dry:  # drops the unfinished last line of a killed process, not to be appended to
             self._write(rows)
 
     @property

@@ -47,13 +47,13 @@ class Work:
         return tuple(sorted(left, key=lambda trial: -trial.cost))
 
 
-def prepare(studies: Sequence[Study], plan: Plan, directory: Path) -> tuple[Work, ...]:
-    """List the trials of studies and look which are done."""
+def prepare(studies: Sequence[Study], plan: Plan, directory: Path, *, dry: bool = False) -> tuple[Work, ...]:
+    """List the trials of studies and look which are done; ``dry`` makes no directories for them."""
     return tuple(
         Work(
             study,
             {trial.key: trial for trial in study.trials(plan)},
-            StudyDirectory(directory / study.title),
+            StudyDirectory(directory / study.title, dry=dry),
         )
         for study in studies
     )

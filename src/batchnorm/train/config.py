@@ -20,6 +20,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "schedule": ("constant", "cosine", "step"),
     "precision": ("float32", "bfloat16", "float16"),
 }
+MOST_THREADS = 1024
+MOST_SEED = 2**32 - 1  # torch's CPU generator keeps 32 bits: beyond, seeds repeat the weights of others
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,7 @@ class TrainConfig:
         model: ``lenet``, ``resnet20``, ``resnet56`` or ``resnet110``.
         arms: Networks to train side by side: ``none`` (no batch normalization), ``batch`` (our
             fused layer), ``torch`` (torch.nn's layer), ``scratch`` (our layer in plain torch).
-        seeds: Each seed fixes the initial weights and the order of batches, the same in every arm.
+        seeds: Each seed fixes the initial weights and the order of batches, the same in every arm; below 2³².
         epochs: Passes over the training set.
         batch_size: Images per optimizer step, over all processes and micro-batches together.
         drop_last: Leave out the last batch of an epoch if it is smaller than the others. One such step
@@ -39,7 +41,7 @@ class TrainConfig:
         optimizer: ``sgd`` or ``adam``.
         momentum: Of SGD, 0 to 1.
         weight_decay: L2 decay of the weights; never of batch-norm parameters or biases.
-        schedule: ``constant``, ``cosine`` (to 0 at the last step) or ``step`` (× 0.1 after one half
+        schedule: ``constant``, ``cosine`` (to 0, one step after the last) or ``step`` (× 0.1 after one half
             and three quarters of the steps).
         accumulate: Micro-batches per optimizer step; divides ``batch_size``.
         clip: Largest gradient norm, or None.
@@ -85,12 +87,14 @@ class TrainConfig:
         self._expect("arms", bool(self.arms) and set(self.arms) <= set(ARMS), f"some of {', '.join(ARMS)}")
         self._expect("arms", len(set(self.arms)) == len(self.arms), "each arm once")
         self._expect("seeds", bool(self.seeds) and min(self.seeds) >= 0, "integers >= 0")
+        self._expect("seeds", max(self.seeds) <= MOST_SEED, f"integers up to {MOST_SEED}")
         self._expect("seeds", len(set(self.seeds)) == len(self.seeds), "each seed once")
         for name in ("epochs", "batch_size", "accumulate"):
             self._expect(name, getattr(self, name) >= 1, "an integer >= 1")
         for name in ("threads", "train_images", "recalibration_images"):
             value = getattr(self, name)
             self._expect(name, value is None or value >= 1, "an integer >= 1")
+        self._expect("threads", (self.threads or 1) <= MOST_THREADS, f"at most {MOST_THREADS}")
         self._expect("lr", self.lr > 0 and math.isfinite(self.lr), "a finite number > 0")
         self._expect("momentum", 0 <= self.momentum < 1, "0 <= momentum < 1")
         self._expect("weight_decay", 0 <= self.weight_decay < math.inf, "a finite number >= 0")
@@ -100,13 +104,22 @@ class TrainConfig:
         )
         if statistics_from_text(self.stats).find(Rows) is not None:
             self._expect("stats", False, "kinds without rows: images have no domains or steps")
-        # Two images are the least: one image gives a dense layer one value per channel.
-        normalized = set(self.arms) != {"none"}
-        least = 2 if normalized else 1
+        self.expect_processes(1)
+
+    def expect_processes(self, processes: int) -> None:
+        """Check that a batch suffices for so many processes.
+
+        Two images are the least for batch normalization: one gives a dense layer one value per channel.
+
+        Raises:
+            ValueError: If a micro-batch of some process would have fewer.
+        """
+        least = 1 if set(self.arms) == {"none"} else 2
+        where = f"in each of {processes} processes" if processes > 1 else "for batch normalization"
         self._expect(
             "batch_size",
-            self.batch_size // self.accumulate >= least,
-            f"at least {least} images per micro-batch for batch normalization",
+            self.batch_size >= least * self.accumulate * processes,
+            f"at least {least} images per micro-batch {where}",
         )
 
     def _expect(self, name: str, holds: bool, expected: str) -> None:

@@ -3,69 +3,117 @@
 After each epoch the rows go out first and the checkpoint last. A run killed in between has rows
 beyond its checkpoint; resuming drops them and trains that epoch again, from the same state and over
 the same batches, so the same rows come back.
+
+One process writes, the one that holds ``run.lock``; its siblings only read.
 """
 
+import contextlib
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from batchnorm.records import LayerRecord, RunRecord, append_line, read_run, write_atomic
-from batchnorm.records.run import EpochRecord
+from batchnorm.records import (
+    EpochRecord,
+    FaultRecord,
+    LayerRecord,
+    RunRecord,
+    append_line,
+    read_faults,
+    read_object,
+    read_run,
+    write_atomic,
+)
 from batchnorm.train.checkpoint import Progress, load_checkpoint
 from batchnorm.train.config import TrainConfig
+from batchnorm.train.lock import locked
 
 __all__ = ["RunDirectory"]
+
+CONFIG, ENVIRONMENT, SUMMARY = "config.json", "environment.json", "summary.json"
+METRICS, LAYERS, FAULTS = "metrics.jsonl", "layers.jsonl", "faults.jsonl"
+CHECKPOINT, WEIGHTS = "checkpoint.safetensors", "weights"
+# Whoever has one of these in a directory would lose it; the last three are not written here.
+NAMES = (
+    *(CONFIG, ENVIRONMENT, SUMMARY, METRICS, LAYERS, FAULTS, CHECKPOINT, WEIGHTS),
+    *("events", "report.html", "charts"),
+)
 
 
 class RunDirectory:
     """Files of one run.
 
     Args:
-        path: Made if absent.
+        path: Made by the process that leads if it is absent.
         config: What the run is asked to do.
-        environment: For ``environment.json``, with the data's source under ``data``.
-        resume: Go on with the run that is there, if there is one.
-
-    Raises:
-        ValueError: If another run is there, or one with other settings or images.
-        OSError: If the directory cannot be written.
     """
 
-    def __init__(self, path: Path, config: TrainConfig, environment: dict[str, Any], *, resume: bool) -> None:
+    def __init__(self, path: Path, config: TrainConfig) -> None:
         self.path = path
         self.config = config
         self.trials = [(arm, seed) for seed in config.seeds for arm in config.arms]
         self.progress: Progress | None = None
         self.tensors: dict[str, torch.Tensor] = {}
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(
-                f"train: out expected a directory that can be written, got {path} ({error.strerror})"
-            ) from error
-        if (path / "config.json").exists():
-            self._take_up(environment, resume)
-        else:
-            write_atomic(path / "environment.json", json.dumps(environment, indent=2) + "\n")
-            write_atomic(path / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
+
+    @contextlib.contextmanager
+    def led(self, environment: dict[str, Any], *, resume: bool) -> Iterator[None]:
+        """Be the process that writes: begin a run, or take up the one that is there.
+
+        Args:
+            environment: For ``environment.json``, with the data's source under ``data``.
+            resume: Go on with the run that is there, if there is one.
+
+        Raises:
+            ValueError: If the directory has other files, another run, or one with other settings, images
+                or number of processes; if another process writes it, or it cannot be written.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._expect_room(resume)
+                stack.enter_context(locked(self.path / "run.lock"))
+            except BlockingIOError as error:
+                raise ValueError(
+                    f"train: out expected a directory that no other process writes, got {self.path}"
+                ) from error
+            except OSError as error:
+                raise ValueError(
+                    f"train: out expected a directory that can be written, got {self.path} ({error.strerror})"
+                ) from error
+            self._expect_room(resume)  # another process may have come and gone before we held the lock
+            self.look()
+            if self.progress is None:
+                self._begin(environment)
+            else:
+                self._take_up(environment)
+            yield
+
+    def look(self) -> None:
+        """See how far the run is; writes nothing.
+
+        Raises:
+            ValueError: If the checkpoint is damaged.
+        """
+        if self.checkpoint.exists():
+            self.progress, self.tensors = load_checkpoint(self.checkpoint)
 
     @property
     def checkpoint(self) -> Path:
         """File of the training's state."""
-        return self.path / "checkpoint.safetensors"
+        return self.path / CHECKPOINT
 
     def weights(self, arm: str, seed: int) -> Path:
         """File of a trained network."""
-        return self.path / "weights" / f"{arm}-{seed}.safetensors"
+        return self.path / WEIGHTS / f"{arm}-{seed}.safetensors"
 
     def record(self, epoch: EpochRecord | None, layers: list[LayerRecord]) -> None:
         """Append the rows of one epoch (no `EpochRecord` before the first)."""
         for layer in layers:
-            append_line(self.path / "layers.jsonl", json.dumps(layer.to_dict()))
+            append_line(self.path / LAYERS, json.dumps(layer.to_dict()))
         if epoch is not None:
-            append_line(self.path / "metrics.jsonl", json.dumps(epoch.to_dict()))
+            append_line(self.path / METRICS, json.dumps(epoch.to_dict()))
 
     def read(self) -> RunRecord:
         """The run so far."""
@@ -74,7 +122,7 @@ class RunDirectory:
     def finish(self) -> RunRecord:
         """Write ``summary.json`` and return the run."""
         run = self.read()
-        write_atomic(self.path / "summary.json", json.dumps(run.summary(), indent=2) + "\n")
+        write_atomic(self.path / SUMMARY, json.dumps(run.summary(), indent=2) + "\n")
         return run
 
     def epochs_done(self, arm: str, seed: int) -> int:
@@ -89,34 +137,48 @@ class RunDirectory:
             return self.progress.epoch
         return self.config.epochs if here < there else 0
 
-    def _take_up(self, environment: dict[str, Any], resume: bool) -> None:
-        if not resume:
-            raise ValueError(f"train: out expected a new directory (or --resume), got {self.path} with a run")
-        run = self.read()
-        wanted = self.config.to_dict()
-        for name, value in wanted.items():
-            if run.config.get(name) != value:
-                raise ValueError(
-                    f"train: {name} expected {run.config.get(name)!r} to resume {self.path}, got {value!r}"
-                )
-        if run.environment["data"] != environment["data"]:
+    def _expect_room(self, resume: bool) -> None:
+        """Refuse what is not ours to write over; a run without a whole epoch has nothing to lose."""
+        found = [name for name in NAMES if (self.path / name).exists()]
+        if not found:
+            return
+        theirs = read_object(self.path / CONFIG) if CONFIG in found else {}
+        ours = self.config.to_dict()
+        if theirs and resume:
+            for name, value in ours.items():
+                if theirs.get(name) != value:
+                    raise ValueError(
+                        f"train: {name} expected {theirs.get(name)!r} to resume {self.path}, got {value!r}"
+                    )
+        elif theirs.keys() != ours.keys() or METRICS in found or CHECKPOINT in found:
+            hint = " (or --resume)" if theirs else ""
             raise ValueError(
-                f"train: data expected {run.environment['data']} to resume {self.path}, "
-                f"got {environment['data']}"
+                f"train: out expected a new directory{hint}, got {self.path} with {', '.join(found)}"
             )
-        if self.checkpoint.exists():
-            self.progress, self.tensors = load_checkpoint(self.checkpoint)
-        self._drop_rows_beyond_checkpoint(run)
 
-    def _drop_rows_beyond_checkpoint(self, run: RunRecord) -> None:
-        for name, rows in (("metrics.jsonl", run.epochs), ("layers.jsonl", run.layers)):
-            kept = [
-                json.dumps(row.to_dict())
-                for row in rows
-                if row.epoch <= self.epochs_done(row.arm, row.seed) and self._started(row.arm, row.seed)
-            ]
-            write_atomic(self.path / name, "".join(line + "\n" for line in kept))
+    def _begin(self, environment: dict[str, Any]) -> None:
+        for name in (METRICS, LAYERS, FAULTS):
+            (self.path / name).unlink(missing_ok=True)
+        # The config comes first: by it a start that was killed is known as ours.
+        write_atomic(self.path / CONFIG, json.dumps(self.config.to_dict(), indent=2) + "\n")
+        write_atomic(self.path / ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
 
-    def _started(self, arm: str, seed: int) -> bool:
+    def _take_up(self, environment: dict[str, Any]) -> None:
+        run = self.read()
+        for name in ("data", "processes"):
+            before, now = run.environment.get(name), environment[name]
+            if before != now:
+                raise ValueError(f"train: {name} expected {before} to resume {self.path}, got {now}")
+        # Rows beyond the checkpoint go, and lines that were not finished.
+        self._write_rows(METRICS, [row for row in run.epochs if self._counts(row)])
+        self._write_rows(LAYERS, [row for row in run.layers if self._counts(row)])
+        if faults := read_faults(self.path):
+            self._write_rows(FAULTS, faults)
+
+    def _write_rows(self, name: str, rows: Iterable[EpochRecord | LayerRecord | FaultRecord]) -> None:
+        write_atomic(self.path / name, "".join(json.dumps(row.to_dict()) + "\n" for row in rows))
+
+    def _counts(self, row: EpochRecord | LayerRecord) -> bool:
         # layers have a row for epoch 0, which is written again when the trial begins again
-        return self.epochs_done(arm, seed) > 0
+        done = self.epochs_done(row.arm, row.seed)
+        return done > 0 and row.epoch <= done

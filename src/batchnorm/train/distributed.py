@@ -55,7 +55,7 @@ def join_world(device: str) -> Iterator[World]:
     """
     try:
         place = torch.device(device)
-        torch.empty(0, device=place)
+        torch.zeros(1, device=place).item()  # the device meta can hold tensors, but no numbers
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"train: device expected one that is here, got {device!r} ({reason})") from error

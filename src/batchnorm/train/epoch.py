@@ -69,8 +69,9 @@ def train_epoch(
         share = slice(world.rank, None, world.size)
         parts = list(
             zip(
-                images[share].chunk(config.accumulate),
-                labels[share].chunk(config.accumulate),
+                # chunk may give fewer parts in one process than in another, which then wait for each other
+                images[share].tensor_split(config.accumulate),
+                labels[share].tensor_split(config.accumulate),
                 strict=True,
             )
         )

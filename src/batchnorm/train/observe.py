@@ -30,7 +30,7 @@ def observe_layers(
     Args:
         model: Any; its mode and its statistics are restored.
         images: Probe batch ``(N, 1, 28, 28)``.
-        population: Population statistics by module name; empty without batch normalization.
+        population: Population statistics by module name, where there are any.
         arm: For the record.
         seed: For the record.
         epoch: For the record.
@@ -52,6 +52,7 @@ def observe_layers(
             records.append(LayerRecord(arm, seed, epoch, name, inputs[name]))
             continue
         path, module = layer
+        measured = population.get(path)  # None for a frozen layer
         records.append(
             LayerRecord(
                 arm,
@@ -61,8 +62,8 @@ def observe_layers(
                 inputs[name],
                 running_mean=_floats(module.running_mean),
                 running_var=_floats(module.running_var),
-                population_mean=_floats(population[path].mean),
-                population_var=_floats(population[path].var),
+                population_mean=_floats(measured.mean if measured else None),
+                population_var=_floats(measured.var if measured else None),
                 weight=_floats(module.weight),
                 bias=_floats(module.bias),
             )

@@ -1,6 +1,7 @@
 """A run: every arm with every seed, trained, evaluated and recorded epoch by epoch."""
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -82,12 +83,16 @@ def train(
         raise ValueError(
             f"train: batch_size expected at most the {images} training images, got {config.batch_size}"
         )
-    with join_world(config.device) as world, _settings(config):
+    with join_world(config.device) as world, _settings(config), contextlib.ExitStack() as stack:
+        config.expect_processes(world.size)
         environment = {"data": data.source, **describe_environment(), "processes": world.size}
+        run = RunDirectory(directory, config)
         # The leader makes or takes up the directory before its siblings look at it.
-        run = RunDirectory(directory, config, environment, resume=resume) if world.leads else None
+        if world.leads:
+            stack.enter_context(run.led(environment, resume=resume))
         world.wait()
-        run = run or RunDirectory(directory, config, environment, resume=True)
+        if not world.leads:
+            run.look()
         for arm, seed in run.trials:
             if run.epochs_done(arm, seed) < config.epochs:
                 _Trial(config, data, run, world, observer, arm, seed, watcher).train()
@@ -143,8 +148,9 @@ class _Trial:
         # Population statistics in one pass: at a thousand images a batch it finds what going layer by
         # layer finds (test accuracy equal to .0001 on trained LeNets), in a fraction of the time.
         few = min(limit, config.recalibration_images or limit)
-        size = min(few, EVALUATION_BATCH)
-        self.recalibration = Batches(images[:few], labels[:few], size, drop_last=True, device=device)
+        count = math.ceil(few / EVALUATION_BATCH)
+        size = math.ceil(few / count)  # batches of about one size: a small one would say little
+        self.recalibration = Batches(images[:few], labels[:few], size, device=device)
         self.probe, _ = next(iter(Batches(images, labels, min(limit, PROBE_IMAGES), device=device)))
         stats = statistics_from_text(config.stats) if arm in ("batch", "scratch") else None
         model = build(config.model, norm=arm, backend=config.backend, seed=seed, stats=stats)

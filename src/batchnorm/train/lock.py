@@ -1,0 +1,33 @@
+"""One process at a time: a lock that ends with the process that holds it, however that ends."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["locked"]
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock. Windows, and file systems without locks, let everyone pass.
+
+    Args:
+        path: An empty file, made if absent. It stays: two processes could hold two files of one name.
+
+    Raises:
+        BlockingIOError: If another process holds the lock.
+        OSError: If the file cannot be made.
+    """
+    with open(path, "ab") as file:
+        if sys.platform != "win32":
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise
+            except OSError:  # some network drives have none
+                pass
+        yield
