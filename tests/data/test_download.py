@@ -230,10 +230,22 @@ def test_a_process_killed_while_writing_leaves_nothing_that_is_taken_for_data(
     assert start_loading(server.address, DIE_WHILE_WRITING).wait(120) == -signal.SIGKILL
     (unfinished,) = os.listdir(cache)
     assert unfinished.startswith(f".{IMAGES}.")
+    os.utime(cache / unfinished, (0, 0))
 
     assert load_fashion_mnist(mirrors=[server.address], notify=notices.append).origin == server.address
     assert set(os.listdir(cache)) == set(official)
     assert notices == []
+
+
+def test_what_another_process_is_writing_is_left_alone(
+    official: Files, mirror: Callable, cache: Path, notices: list
+) -> None:
+    theirs = cache / f".{IMAGES}.abcdefgh"
+    cache.mkdir(parents=True)
+    theirs.write_bytes(b"half")
+    load_fashion_mnist(mirrors=[mirror(official).address], notify=notices.append)
+    assert theirs.read_bytes() == b"half"
+    assert set(os.listdir(cache)) == {*official, theirs.name}
 
 
 # The bar

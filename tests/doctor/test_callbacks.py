@@ -26,6 +26,10 @@ def lightning(monkeypatch):
     return package
 
 
+def trainer(*optimizers, accumulated=1):
+    return types.SimpleNamespace(optimizers=optimizers, accumulate_grad_batches=accumulated)
+
+
 class Task(nn.Module):
     def __init__(self, model):
         super().__init__()
@@ -38,9 +42,7 @@ def test_lightning(lightning, end):
     optimizer = torch.optim.SGD(task.parameters(), 0.01)
     callback = lightning_callback("net", every=8, on_finding=found.append)
     assert isinstance(callback, lightning.Callback)
-    callback.on_train_start(
-        types.SimpleNamespace(optimizers=[types.SimpleNamespace(optimizer=optimizer)]), task
-    )
+    callback.on_train_start(trainer(types.SimpleNamespace(optimizer=optimizer)), task)
     assert hooks(task.net, optimizer) == (1, 1, 1)
     run(task.net, batches(), 20, optimizer)
     getattr(callback, end)(None, task, *([KeyboardInterrupt()] if end == "on_exception" else []))
@@ -55,8 +57,9 @@ def test_transformers():
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     callback = transformers_callback(every=8, on_finding=found.append)
     assert isinstance(callback, transformers.TrainerCallback)
-    callback.on_train_begin(None, None, None, model=model, optimizer=optimizer)
-    callback.on_train_begin(None, None, None, model=model, optimizer=optimizer)  # after an error, say
+    arguments = types.SimpleNamespace(gradient_accumulation_steps=1)
+    callback.on_train_begin(arguments, None, None, model=model, optimizer=optimizer)
+    callback.on_train_begin(arguments, None, None, model=model, optimizer=optimizer)  # after an error, say
     assert hooks(model, optimizer) == (1, 1, 1)
     run(model, batches(), 20, optimizer)
     callback.on_train_end(None, None, None, model=model)
@@ -75,7 +78,20 @@ def test_lightning_with_two_optimizers(lightning):
     task = Task(trained())
     optimizers = [torch.optim.SGD(part.parameters(), 0.01) for part in (task.net[9:], task.net[:9])]
     callback = lightning_callback("net", every=8)
-    callback.on_train_start(types.SimpleNamespace(optimizers=optimizers), task)
+    callback.on_train_start(trainer(*optimizers), task)
     run(task.net, batches(), 20, optimizers[1])
     callback.on_train_end(None, task)
     assert callback.findings == ()
+
+
+@pytest.mark.parametrize("told", [1, 2])
+def test_lightning_tells_how_many_batches_a_step_accumulates(lightning, told):
+    task, found = Task(trained()), []
+    optimizer = torch.optim.SGD(task.parameters(), 0.0)
+    callback = lightning_callback("net", every=8, on_finding=found.append)
+    callback.on_train_start(trainer(optimizer, accumulated=told), task)
+    for x, _ in batches():
+        task.net(x).sum().backward()
+        task.net(x).sum().backward()
+        optimizer.step()
+    assert {finding.code for finding in found} == ({"BN037"} if told == 1 else set())

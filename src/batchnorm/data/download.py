@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,9 @@ MIRRORS = (
 
 # To connect, and between two pieces of an answer. Short: another mirror or the sample stands ready.
 TIMEOUTS_SECONDS = (3.0, 15.0)
+
+# What another process writes now is younger.
+WRITTEN_SECONDS = 3600.0
 
 
 class DataWarning(UserWarning):
@@ -90,7 +94,9 @@ def _keep(cache: Path, name: str, content: bytes, notify: Callable[[DataWarning]
     try:
         cache.mkdir(parents=True, exist_ok=True)
         for unfinished in cache.glob(f".{name}.*"):  # left by a kill in the midst of write_atomic
-            unfinished.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - unfinished.stat().st_mtime > WRITTEN_SECONDS:
+                    unfinished.unlink()
         write_atomic(cache / name, content)
     except OSError as error:
         notify(

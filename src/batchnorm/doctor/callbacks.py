@@ -19,9 +19,10 @@ class _Open:
         self.watch: Watch | None = None
         self.findings: tuple[Finding, ...] = ()
 
-    def begin(self, model: nn.Module, optimizer: Any) -> None:
+    def begin(self, model: nn.Module, optimizer: Any, accumulation: int) -> None:
         self.end()
-        self.watch = Watch(model.get_submodule(self.module), optimizer=optimizer, **self.options)
+        options = {"accumulation": accumulation, **self.options}
+        self.watch = Watch(model.get_submodule(self.module), optimizer=optimizer, **options)
         self.watch.__enter__()
 
     def end(self) -> None:
@@ -60,7 +61,7 @@ def lightning_callback(module: str = "", **options: Any) -> Any:
 
         def on_train_start(self, trainer: Any, pl_module: nn.Module) -> None:
             optimizers = [getattr(optimizer, "optimizer", optimizer) for optimizer in trainer.optimizers]
-            self.open.begin(pl_module, optimizers or None)
+            self.open.begin(pl_module, optimizers or None, trainer.accumulate_grad_batches)
 
         def on_train_end(self, trainer: Any, pl_module: nn.Module) -> None:
             self.open.end()
@@ -98,8 +99,8 @@ def transformers_callback(module: str = "", **options: Any) -> Any:
             return self.open.seen()
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-            optimizer = given.get("optimizer")
-            self.open.begin(given["model"], getattr(optimizer, "optimizer", optimizer))  # accelerate wraps it
+            optimizer = getattr(given.get("optimizer"), "optimizer", given.get("optimizer"))  # accelerate's
+            self.open.begin(given["model"], optimizer, args.gradient_accumulation_steps)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
             self.open.end()

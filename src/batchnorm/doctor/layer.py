@@ -92,12 +92,15 @@ class Layer:
     def was_trained(self) -> bool:
         """Whether weight or bias moved away from where they start.
 
-        They start from (1, 0), or from a weight drawn around 1, as recipes for generators do, or from a
-        weight of 0, as the last layer of a residual branch, or from another constant bias, as fastai's.
+        They start from (1, 0), or from a weight drawn around 1, as recipes for generators do, or from
+        another constant: a weight of 0, as the last layer of a residual branch, or of 0.1, as in recurrent
+        networks; a bias, as fastai's.
         """
         if self.bias is not None and (self.bias != self.bias.flatten()[:1]).any():
             return True
         if self.weight is None or not self.weight.any():
+            return False
+        if self.weight.numel() > 1 and (self.weight == self.weight.flatten()[:1]).all():
             return False
         off = plain(self.weight) - 1
         drawn = off.numel() > 1 and off.mean().abs() < off.std() < DRAWN

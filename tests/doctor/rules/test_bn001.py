@@ -2,6 +2,7 @@ import torch
 from torch import nn
 
 from batchnorm.doctor import diagnose
+from batchnorm.nn import BatchNormLSTM
 from tests.doctor.networks import batches, trained
 from tests.doctor.rules.mending import mend
 
@@ -13,7 +14,7 @@ def reset(model):
 
 def test_fires_on_a_layer_whose_weight_moved(whole):
     layer = nn.BatchNorm1d(3)
-    nn.init.constant_(layer.weight, 1.1)
+    nn.init.uniform_(layer.weight, 1.05, 1.15)
     report = diagnose(nn.Sequential(layer, nn.Linear(3, 1)))
     assert report.codes == ("BN001",)
     whole(report)
@@ -60,7 +61,7 @@ class Auxiliary(nn.Module):
     def __init__(self):
         super().__init__()
         self.body, self.head = trained(), nn.BatchNorm1d(4)
-        nn.init.constant_(self.head.weight, 0.9)
+        nn.init.uniform_(self.head.weight, 0.85, 0.9)
 
     def forward(self, x):
         return self.body(x)
@@ -94,7 +95,7 @@ def test_is_silent_where_the_counter_alone_is_lost():
 
 def test_is_withdrawn_where_the_initial_values_are_right():
     model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1))
-    nn.init.constant_(model[0].weight, 1.1)
+    nn.init.uniform_(model[0].weight, 1.05, 1.15)
     data = [torch.randn(64, 3, generator=torch.Generator().manual_seed(n)) for n in range(20)]
     report = diagnose(model, data)
     assert report.findings == ()
@@ -113,6 +114,11 @@ def test_is_silent_on_a_bias_that_starts_from_a_constant():
     model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1))
     nn.init.constant_(model[0].bias, 1e-3)
     assert diagnose(model).findings == ()
+
+
+def test_is_silent_on_a_recurrent_network_that_was_just_made():
+    """Whose weights start from 0.1, and whose layers `recalibrate` would refuse."""
+    assert diagnose(BatchNormLSTM(4, 8, max_steps=6)).findings == ()
 
 
 def test_fires_on_a_layer_whose_bias_moved():
