@@ -32,10 +32,10 @@ class Renorm(Statistics):
     warmup: int | tuple[int, int, int] = 0
 
     def __post_init__(self) -> None:
-        if not self.r_max >= 1:
-            raise ValueError(f"Renorm: r_max expected at least 1, got {self.r_max}")
-        if not self.d_max >= 0:
-            raise ValueError(f"Renorm: d_max expected at least 0, got {self.d_max}")
+        for name, least in (("r_max", 1), ("d_max", 0)):
+            limit = getattr(self, name)
+            if isinstance(limit, str) or not limit >= least:
+                raise ValueError(f"Renorm: {name} expected at least {least}, got {limit!r}")
         try:
             start, r_end, d_end = map(operator.index, self.moments)
         except (TypeError, ValueError):

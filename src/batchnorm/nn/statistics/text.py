@@ -20,16 +20,18 @@ _KINDS = {
     )
 }  # fmt: skip
 
+_WORDS = {"true": True, "false": False, "inf": float("inf")}
+
 
 def statistics_from_text(text: str) -> Statistics:
     """Read kinds of statistics.
 
     Args:
         text: Names in small letters, joined by ``+``; after a colon arguments, separated by commas, in
-            order or by name.
+            order or by name; a value may be ``true``, ``false`` or ``inf``, for no limit.
 
     Raises:
-        ValueError: If a name or argument is unknown, or the kinds do not go together.
+        ValueError: If a name or argument is unknown or given twice, or the kinds do not go together.
 
     Example:
         >>> statistics_from_text("ghost:32,last=keep")
@@ -48,6 +50,8 @@ def _kind(text: str) -> Statistics:
     named: dict[str, object] = {}
     for word in filter(None, arguments.split(",")):
         key, equals, value = word.rpartition("=")
+        if key in named:
+            raise ValueError(f"stats: {name} expected {key} once, got {arguments!r}")
         if equals:
             named[key] = _value(value)
         else:
@@ -61,6 +65,8 @@ def _kind(text: str) -> Statistics:
 
 
 def _value(word: str) -> object:
+    if word.lower() in _WORDS:
+        return _WORDS[word.lower()]
     try:
         return ast.literal_eval(word)
     except (ValueError, SyntaxError):

@@ -90,3 +90,7 @@ class Frozen(Statistics):
     choice: ClassVar[str] = "values"
     excluded: ClassVar[tuple[str, ...]] = ("Renorm", "Cumulative", "Scheduled", "Accumulated")
     affine: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.affine, bool):
+            raise ValueError(f"Frozen: affine expected True or False, got {self.affine!r}")
