@@ -30,6 +30,7 @@ KINDS = {
     "accumulated": bn.stats.Accumulated(2),
 }
 MASKS = (None, "positions", "weights", "channels")
+PAIRS = list(itertools.product(MASKS[:3], repeat=2))
 
 
 def batch(mask, dtype=torch.float64):
@@ -95,6 +96,36 @@ def test_processes_together_are_one_process_on_the_whole_batch(world):
                 torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
+def each_its_own(rank):
+    """A step of each pair of masks, of two ranks."""
+    return {
+        (masks, excluded): step(layer_of("renorm", True, excluded=excluded), "renorm", *share)
+        for masks, excluded, share in (
+            (masks, excluded, [None if v is None else v.split((5, 3))[rank] for v in batch(masks[rank])])
+            for masks in PAIRS
+            for excluded in ("zero", "normalize")
+        )
+    }
+
+
+def test_each_rank_may_have_a_mask_of_another_kind():
+    of_ranks = in_processes(2, each_its_own)
+    for masks, excluded in of_ranks[0]:
+        whole = batch(None)
+        parts = [
+            torch.ones(8, 4, 5, dtype=torch.float64) if mask is None else batch(mask)[3].double()
+            for mask in masks
+        ]
+        mask = torch.cat([part.split((5, 3))[rank] for rank, part in enumerate(parts)])
+        layer = layer_of("renorm", False, excluded=excluded)
+        expected = step(layer, "renorm", *whole[:3], mask, whole[4])
+        first, second = (results[masks, excluded] for results in of_ranks)
+        found = [torch.cat(pair) for pair in zip(first[:3], second[:3], strict=True)]
+        found += [a + b for a, b in zip(first[3:5], second[3:5], strict=True)]
+        for ours, theirs in zip([*found, *first[5:]], expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
 def counted(rank):
     """Collectives of a step: in the forward pass, in the backward pass, in prediction, of a group of one."""
     calls = []
@@ -158,21 +189,23 @@ def test_ddp_with_accumulated_gradients_is_one_process():
         torch.testing.assert_close(buffers, dict(model.named_buffers()), rtol=1e-12, atol=1e-12)
 
 
-def second_derivative(layer, x, grad):
+def second_derivative(layer, x, grad, mask):
     x = x.clone().requires_grad_()
-    (first,) = torch.autograd.grad(layer(x), x, grad, create_graph=True)
+    (first,) = torch.autograd.grad(layer(x, mask=mask), x, grad, create_graph=True)
     return torch.autograd.grad(first.square().sum(), x)[0]
 
 
-def twice(rank):
-    x, _, grad, *_ = batch(None)
-    return second_derivative(layer_of("batch", True), x.split((5, 3))[rank], grad.split((5, 3))[rank])
+def twice(rank, kind):
+    x, _, grad, mask, _ = batch(kind)
+    parts = (None if v is None else v.split((5, 3))[rank] for v in (x, grad, mask))
+    return second_derivative(layer_of("batch", True), *parts)
 
 
-def test_second_derivatives_cross_the_ranks():
-    x, _, grad, *_ = batch(None)
-    expected = second_derivative(layer_of("batch", False), x, grad)
-    torch.testing.assert_close(torch.cat(in_processes(2, twice)), expected, rtol=1e-9, atol=1e-9)
+@pytest.mark.parametrize("kind", MASKS[:3])
+def test_second_derivatives_cross_the_ranks(kind):
+    x, _, grad, mask, _ = batch(kind)
+    expected = second_derivative(layer_of("batch", False), x, grad, mask)
+    torch.testing.assert_close(torch.cat(in_processes(2, twice, kind)), expected, rtol=1e-9, atol=1e-9)
 
 
 def repeated(rank, reentrant):

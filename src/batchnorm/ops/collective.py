@@ -1,7 +1,6 @@
 """What passes between the processes of a group: one collective a pass, and words for when it fails.
 
-Both functions are differentiable any number of times. Under `torch.compile` they become torch's
-functional collectives, which its graphs can hold.
+Under `torch.compile` the collectives become torch's functional ones, which its graphs can hold.
 """
 
 import contextlib
@@ -78,12 +77,18 @@ def group_key(ranks: Ranks) -> int:
 
 
 def gather(values: Tensor, ranks: Ranks) -> Tensor:
-    """The values of all ranks, ``(size, *values.shape)``, by one all-gather; backward one all-reduce."""
-    return cast(Tensor, _Gather.apply(values, ranks))  # type: ignore[no-untyped-call]
+    """The values of all ranks, ``(size, *values.shape)``, by one all-gather; outside autograd."""
+    with _naming(ranks):
+        if torch.compiler.is_compiling():
+            flat: Tensor = _functional().all_gather_tensor(values.contiguous(), 0, _group(ranks))
+            return flat.view(ranks.size, *values.shape)
+        result = values.new_empty(ranks.size, *values.shape)
+        dist.all_gather(list(result.unbind()), values.contiguous(), ranks.group)
+        return result
 
 
 def add_up(values: Tensor, ranks: Ranks) -> Tensor:
-    """The sum over all ranks, the shape of ``values``, by one all-reduce; so is its backward."""
+    """The sum over all ranks, the shape of ``values``, by one all-reduce; so is each of its backwards."""
     return cast(Tensor, _AddUp.apply(values, ranks))  # type: ignore[no-untyped-call]
 
 
@@ -99,23 +104,6 @@ def agree(ranks: Ranks, num_features: int, device: torch.device) -> None:
         raise ValueError(
             f"batch_norm: {ranks.layer} expected the same num_features on all ranks of its group, got {found}"
         )
-
-
-class _Gather(Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, ranks: Ranks) -> Tensor:
-        ctx.ranks = ranks
-        with _naming(ranks):
-            if torch.compiler.is_compiling():
-                flat: Tensor = _functional().all_gather_tensor(values.contiguous(), 0, _group(ranks))
-                return flat.view(ranks.size, *values.shape)
-            result = values.new_empty(ranks.size, *values.shape)
-            dist.all_gather(list(result.unbind()), values.contiguous(), ranks.group)
-            return result
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        return add_up(grad, ctx.ranks)[ctx.ranks.rank], None
 
 
 class _AddUp(Function):

@@ -103,8 +103,42 @@ def _measure_all(input: Tensor, given: Given) -> Moments:
     own = measure(input, given.sizes, given.weights, given.kernels)
     if given.ranks is None:
         return own
-    everywhere = gather(own.packed(), given.ranks)
-    return Moments.unpacked(everywhere, input.shape[1]).merged()
+    total, squares, mean, var = cast(
+        tuple[Tensor, ...],
+        _Merge.apply(own.packed(), given.ranks, input.shape[1]),  # type: ignore[no-untyped-call]
+    )
+    total = total.detach()  # what depends on it goes through mean and var
+    return Moments(total, squares, mean, var * total)
+
+
+class _Merge(Function):
+    """Moments of all ranks from each one's own: Σ w, Σ w², mean and biased variance.
+
+    Backward sends what `_gradients` sends, so that ranks with weights and ranks without go together.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, packed: Tensor, ranks: Ranks, channels: int) -> tuple[Tensor, ...]:
+        merged = Moments.unpacked(gather(packed, ranks), channels).merged()
+        total, mean, var = merged.total, merged.mean, merged.var
+        ctx.ranks = ranks
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(packed, total, mean, var)
+        return total, merged.squares, mean, var
+
+    @staticmethod
+    def backward(ctx: Any, grad_total: Tensor | None, _: Any, *grads: Tensor | None) -> Any:
+        packed, total, mean, var = ctx.saved_tensors
+        own = Moments.unpacked(packed, mean.shape[1])
+        grad_mean, grad_var = (torch.zeros_like(mean) if grad is None else grad for grad in grads)
+        through = add_up(torch.stack((grad_mean, grad_var)), ctx.ranks)
+        grad_mean, grad_var = through / torch.where(total > 0, total, 1)
+        off = own.mean - mean
+        of_total = (grad_mean * off + grad_var * (off**2 - var)).sum_to_size(own.total.shape)
+        if grad_total is not None:  # of second derivatives
+            of_total = of_total + add_up(grad_total, ctx.ranks)
+        of_mean = own.total * (grad_mean + 2 * grad_var * off)
+        return Moments(of_total, torch.zeros_like(own.squares), of_mean, grad_var).packed(), None, None
 
 
 def normalize_parts(
@@ -207,12 +241,12 @@ def _gradients(
     if input_wanted:
         slope = offset = torch.zeros_like(scale)
         if scaling.total is not None:
+            # gradients of mean and var
+            moved = -scale if scaling.held is None else torch.where(scaling.held, 0, -scale)
+            through = torch.stack((moved * first, moved * invstd**2 / 2 * second))
             if given.ranks is not None:
-                first, second = add_up(torch.stack((first, second)), given.ranks).unbind()
-            moved = -scale / scaling.total
-            if scaling.held is not None:
-                moved = torch.where(scaling.held, 0, moved)
-            slope, offset = moved * invstd**2 * second, moved * first
+                through = add_up(through, given.ranks)
+            offset, slope = through[0] / scaling.total, 2 * through[1] / scaling.total
         grad_input = kernels.backward_apply(
             grad_output, input, *z, slope, offset, residual, sizes, activation
         )
