@@ -560,7 +560,24 @@ class Listed(Encoder):
     other = forward
 
 
-@pytest.mark.parametrize("kind", [Features, Project, Forward, Nested, Outer, Shared, Listed])
+class Decorated(Encoder):
+    @torch.no_grad()
+    def other(self, x):
+        return self.bn(self.conv(x))
+
+
+class Property(Encoder):
+    @property
+    def first(self):
+        return nn.Sequential(self.conv, self.bn)
+
+    def other(self, x):
+        return self.first(x)
+
+
+@pytest.mark.parametrize(
+    "kind", [Features, Project, Forward, Nested, Outer, Shared, Listed, Decorated, Property]
+)
 @pytest.mark.parametrize("with_example", [False, True])
 def test_other_methods_give_what_they_gave(kind, with_example):
     model = kind().eval()

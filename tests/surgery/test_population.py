@@ -615,6 +615,25 @@ def test_what_a_mask_excludes_does_not_count(kind, method):
     assert found["end"].count == len(values)
 
 
+class ByPosition(BatchNorm1d):
+    def forward(self, x, mask):
+        return super().forward(x, mask=mask)
+
+
+def test_a_mask_may_come_by_position():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = ByPosition(5, channel_dim=-1)
+
+        def forward(self, x, mask):
+            return self.norm(x, mask)
+
+    (x, *_), mask = steps(batches=1), torch.arange(7) < torch.randint(1, 8, (8, 1))
+    found = population_statistics(Model(), [{"x": x, "mask": mask}])
+    assert_statistics(found["norm"], x[mask].double().T)
+
+
 def test_weights_of_a_mask_count_as_in_the_layer():
     x, mask = steps(batches=1)[0], torch.rand(8, 7)
     model = Masked(momentum=1.0)

@@ -1,10 +1,12 @@
 """What a module's methods do with its parts, told by the names in their code."""
 
 import dis
+import inspect
 import itertools
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from types import CodeType, FunctionType
+from typing import Any
 
 from torch import nn
 
@@ -53,7 +55,9 @@ def _methods(module: nn.Module) -> dict[str, list[FunctionType]]:
     """By name, in all classes below torch's."""
     methods = defaultdict(list)
     for cls in type(module).__mro__[: -len(nn.Module.__mro__)]:
-        for name, function in vars(cls).items():
+        for name, value in vars(cls).items():
+            held: Any = value.fget if isinstance(value, property) else value
+            function = inspect.unwrap(held)  # what a decorator wraps
             if isinstance(function, FunctionType):
                 methods[name].append(function)
     return methods

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import inspect
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import reduce
@@ -100,7 +101,10 @@ class Watch:
         own = not runs_forward_of(layer, *FORWARDS)
 
         def before(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            call = _Call(first_of(args, kwargs), kwargs.get("mask"), len(self._parts[name]))
+            given = dict(kwargs)
+            if own:  # which may take its mask by position
+                given |= inspect.signature(layer.forward).bind(*args, **kwargs).arguments
+            call = _Call(first_of(args, kwargs), given.get("mask"), len(self._parts[name]))
             self.calls.append(name)
             call.fits = self._see(name, call.input, call.mask)
             if own:
