@@ -107,3 +107,15 @@ def rows(size=32, number=20, width=4, seed=0):
     """Batches of rows for `dense_net`."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(size, width, generator=generator) for _ in range(number)]
+
+
+class Auxiliary(nn.Module):
+    """With a head that never runs, whose weight only decayed."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = trained(), nn.BatchNorm1d(4)
+        nn.init.uniform_(self.head.weight, 0.85, 0.9)
+
+    def forward(self, x):
+        return self.body(x)

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from batchnorm.doctor import diagnose
 from batchnorm.surgery import recalibrate
-from tests.doctor.networks import batches, dense_net, trained
+from tests.doctor.networks import Auxiliary, batches, dense_net, trained
 from tests.doctor.test_untouched import everything
 
 
@@ -161,15 +161,6 @@ def test_no_more_batches_are_read_than_by_the_diagnosis():
 
 
 def test_a_layer_that_the_data_do_not_reach_is_left_alone():
-    class Auxiliary(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.body, self.head = trained(), nn.BatchNorm1d(4)
-            nn.init.uniform_(self.head.weight, 0.85, 0.9)
-
-        def forward(self, x):
-            return self.body(x)
-
     model = Auxiliary()
     model.body[1].reset_running_stats()
     _, done = diagnose(model).fix(model, batches(), consent=["BN001"])

@@ -3,7 +3,7 @@ from torch import nn
 
 from batchnorm.doctor import diagnose
 from batchnorm.nn import BatchNormLSTM
-from tests.doctor.networks import batches, trained
+from tests.doctor.networks import Auxiliary, batches, trained
 from tests.doctor.rules.mending import mend
 
 
@@ -53,18 +53,6 @@ def test_is_silent_on_a_layer_without_weight_before_the_first_step():
 
 def test_is_silent_on_a_fresh_layer():
     assert diagnose(nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1))).findings == ()
-
-
-class Auxiliary(nn.Module):
-    """With a head that never runs, whose weight only decayed."""
-
-    def __init__(self):
-        super().__init__()
-        self.body, self.head = trained(), nn.BatchNorm1d(4)
-        nn.init.uniform_(self.head.weight, 0.85, 0.9)
-
-    def forward(self, x):
-        return self.body(x)
 
 
 def test_is_withdrawn_on_a_head_that_never_runs():
