@@ -50,15 +50,21 @@ def overflow(page: Page) -> int:
     return page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
 
 
+def follow(page: Page, link: str) -> None:
+    """Go where a link leads, and wait until the page there is drawn: a click alone waits for neither."""
+    with page.expect_event("load"):
+        page.get_by_role("link", name=link).click()
+    page.evaluate("window.reportDrawn")
+
+
 def test_a_reader_finds_a_claim_and_reads_it(visit_book: Open):
     page = visit_book()
     page.get_by_role("searchbox").fill("sequences")
     assert page.locator("tbody tr:visible").count() == 1
     assert page.locator("#found").text_content() == "1 shown"
-    page.get_by_role("link", name="Sequences do poorly.").click()
-    page.evaluate("window.reportDrawn")
+    follow(page, "Sequences do poorly.")
     assert page.locator("h1").text_content() == "Sequences do poorly."
-    page.get_by_role("link", name="C02").click()
+    follow(page, "C02")
     assert page.locator(".lede .verdict").text_content() == "holds in part"
 
 
@@ -138,8 +144,7 @@ def test_the_theme_is_remembered_from_page_to_page(visit_book: Open):
     page.get_by_role("button", name="Dark").click()
     night = page.evaluate(BACKGROUND)
     assert night != day
-    page.get_by_role("link", name="Claim number 1.").click()
-    page.evaluate("window.reportDrawn")
+    follow(page, "Claim number 1.")
     assert page.evaluate(BACKGROUND) == night
     assert visit_book(color_scheme="dark").evaluate(BACKGROUND) == night
 
