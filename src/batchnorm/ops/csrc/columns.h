@@ -17,7 +17,8 @@ template <class T> struct Columns : Strips<T> {
   using typename Walk::Scratch;
   using typename Walk::Strip;
   using typename Walk::V;
-  using Walk::blocks, Walk::coefficient, Walk::each, Walk::each_row, Walk::fetch_two, Walk::fold, Walk::spread;
+  using Walk::blocks, Walk::coefficient, Walk::each_tile, Walk::fetch, Walk::fold, Walk::spread, Walk::tiles,
+      Walk::written_together;
 
   static void moments(const Task& t, int64_t group, int64_t segment, double* sums) {
     const Geometry& g = t.geometry;
@@ -42,23 +43,25 @@ template <class T> struct Columns : Strips<T> {
         mean[c] = static_cast<A>(mean[c] / static_cast<double>(sample * in_row));
       spread(g, channels, mean, shift);
       for (int64_t j = 0; j < width; ++j) first[j] = 0;
-      int64_t r = 0;
-      for (; r + 2 <= rows; r += 2) {
-        fetch_two(x + (r + Walk::ROWS_AHEAD) * stride, stride, width);
-        if (t.following) fetch_two(following + r * stride, stride, width);
-        add_moments<2>(x + r * stride, stride, width, shift, first, second);
-      }
-      if (r < rows) add_moments<1>(x + r * stride, stride, width, shift, first, second);
+      tiles(g, 0, rows, Walk::FORWARD, [&](int64_t at, int64_t rows) {
+        add_moments(g, x + at, t.following ? following + at : nullptr, rows, width, shift, first, second);
+      });
       fold(g, channels, repeat, first, s1);
       fold(g, channels, repeat, second, s2);
-      const double n = static_cast<double>(rows * in_row), per_value = 1 / n;
-      const MomentsMerge merge(total, n);
-      for (int64_t c = 0; c < channels; ++c) {
-        const double off = s1[c] * per_value;
-        merge(sums[1 + c], sums[1 + channels + c], mean[c] + off, s2[c] - s1[c] * off);
-      }
+      const double n = static_cast<double>(rows * in_row);
+      add_block(channels, MomentsMerge(total, n), 1 / n, mean, s1, s2, sums + 1);
       total += n;
     });
+  }
+
+  // Merges a block's values, whose deviations from `shift` have the sums s1 and squares s2, into means and M2s.
+  static BATCHNORM_APART void add_block(int64_t channels, MomentsMerge merge, double per_value,
+                                        const double* shift, const double* s1, const double* s2,
+                                        double* __restrict sums) {
+    for (int64_t c = 0; c < channels; ++c) {
+      const double off = s1[c] * per_value;
+      merge(sums[c], sums[channels + c], shift[c] + off, s2[c] - s1[c] * off);
+    }
   }
 
   static BATCHNORM_APART void add(const T* x, int64_t width, A* sum) {
@@ -67,19 +70,21 @@ template <class T> struct Columns : Strips<T> {
     });
   }
 
-  // Of one row, or of two: then the sums are read and written once for both.
-  template <int rows>
-  static void add_moments(const T* x, int64_t stride, int64_t width, const A* shift, A* first, A* second) {
+  static void add_moments(const Geometry& g, const T* x, const T* following, int64_t rows, int64_t width,
+                          const A* shift, A* first, A* second) {
+    const int64_t stride = g.row_stride, ahead = g.fetched;
     sweep<A>(width, [&](int64_t j, int, auto lanes) {
-      const V s = lanes.load(shift + j), d = lanes.keep(lanes.load(x + j) - s);
-      V sum = d, squares = d * d;
-      if constexpr (rows == 2) {
-        const V e = lanes.keep(lanes.load(x + stride + j) - s);
-        sum += e;
-        squares += e * e;
+      const V s = lanes.load(shift + j);
+      V sum = lanes.load(first + j), squares = lanes.load(second + j);
+      for (int64_t r = 0, at = j; r < rows; ++r, at += stride) {
+        fetch(x + at, ahead);
+        if (following) prefetch(following + at, 1);
+        const V d = lanes.keep(lanes.load(x + at) - s);
+        sum += d;
+        squares += d * d;
       }
-      lanes.store(first + j, lanes.load(first + j) + sum);
-      lanes.store(second + j, lanes.load(second + j) + squares);
+      lanes.store(first + j, sum);
+      lanes.store(second + j, squares);
     });
   }
 
@@ -89,15 +94,25 @@ template <class T> struct Columns : Strips<T> {
     const A* mean = coefficient(t, MEAN, group, scratch[0]);
     const A* scale = coefficient(t, SCALE, group, scratch[1]);
     const A* shift = coefficient(t, SHIFT, group, scratch[2]);
-    each_row(t.geometry, group, segment, [&](int64_t start, int64_t width) {
+    const Geometry& g = t.geometry;
+    const int64_t stride = g.row_stride, ahead = g.fetched;
+    const int64_t together = written_together(g, t.stream, Walk::FORWARD);
+    each_tile(g, group, segment, together, [&](int64_t start, int64_t width, int64_t rows) {
       const T* x = static_cast<const T*>(t.x) + start;
       const T* residual = static_cast<const T*>(t.residual) + start;
       T* out = static_cast<T*>(t.out) + start;
       const Way way(t.stream, out, width);
       sweep<A>(width, way.head, [&](int64_t j, int, auto lanes) {
-        V z = (lanes.load(x + j) - lanes.load(mean + j)) * lanes.load(scale + j) + lanes.load(shift + j);
-        if constexpr (has_residual) z += lanes.load(residual + j);
-        lanes.write(way.past_cache, out + j, activate<activation, A>(z));
+        const V m = lanes.load(mean + j), by = lanes.load(scale + j), plus = lanes.load(shift + j);
+        for (int64_t r = 0, at = j; r < rows; ++r, at += stride) {
+          fetch(x + at, ahead);
+          V z = (lanes.load(x + at) - m) * by + plus;
+          if constexpr (has_residual) {
+            fetch(residual + at, ahead);
+            z += lanes.load(residual + at);
+          }
+          lanes.write(way.past_cache, out + at, activate<activation, A>(z));
+        }
       });
     });
     if (t.stream) end_stream();
@@ -107,6 +122,8 @@ template <class T> struct Columns : Strips<T> {
   static void gradients(const Task& t, int64_t group, int64_t segment, double* sums) {
     const Geometry& g = t.geometry;
     const bool keep = has_residual || t.dz;
+    const int64_t stride = g.row_stride, ahead = g.fetched;
+    const int64_t together = written_together(g, has_residual && t.stream, Walk::BACKWARD);
     const Strip strip(g, group);
     alignas(64) Scratch scratch[3], first, second;
     const A* mean = coefficient(t, MEAN, group, scratch[0]);
@@ -115,22 +132,32 @@ template <class T> struct Columns : Strips<T> {
     blocks(g, segment, g.block_units, [&](int64_t start, int64_t rows, int64_t repeat) {
       const int64_t width = strip.channels * g.inner * repeat;
       for (int64_t j = 0; j < width; ++j) first[j] = 0, second[j] = 0;
-      each(g, {t.x, t.grad, t.residual}, start + strip.start, rows, [&](int64_t r) {
-        const int64_t at = start + strip.start + r * g.row_stride;
-        const T* x = static_cast<const T*>(t.x) + at;
-        const T* grad = static_cast<const T*>(t.grad) + at;
-        const T* residual = static_cast<const T*>(t.residual) + at;
-        T* kept = static_cast<T*>(t.dz) + at;
+      tiles(g, start + strip.start, rows, together, [&](int64_t start, int64_t rows) {
+        const T* x = static_cast<const T*>(t.x) + start;
+        const T* grad = static_cast<const T*>(t.grad) + start;
+        const T* residual = static_cast<const T*>(t.residual) + start;
+        T* kept = static_cast<T*>(t.dz) + start;
         const Way way(has_residual && t.stream, kept, width);
         sweep<A>(width, way.head, [&](int64_t j, int, auto lanes) {
-          const V d = lanes.load(x + j) - lanes.load(mean + j);
-          V z = d * lanes.load(scale + j) + lanes.load(shift + j);
-          if constexpr (has_residual) z += lanes.load(residual + j);
-          const V dz = through<activation, A>(lanes.load(grad + j), z);
-          if constexpr (has_residual || may_keep<activation, T>)
-            if (keep) lanes.write(way.past_cache, kept + j, dz);
-          lanes.store(first + j, lanes.load(first + j) + lanes.keep(dz));
-          lanes.store(second + j, lanes.load(second + j) + lanes.keep(dz * d));
+          const V m = lanes.load(mean + j), by = lanes.load(scale + j), plus = lanes.load(shift + j);
+          V sum = lanes.load(first + j), products = lanes.load(second + j);
+          for (int64_t r = 0, at = j; r < rows; ++r, at += stride) {
+            fetch(x + at, ahead);
+            fetch(grad + at, ahead);
+            const V d = lanes.load(x + at) - m;
+            V z = d * by + plus;
+            if constexpr (has_residual) {
+              fetch(residual + at, ahead);
+              z += lanes.load(residual + at);
+            }
+            const V dz = through<activation, A>(lanes.load(grad + at), z);
+            if constexpr (has_residual || may_keep<activation, T>)
+              if (keep) lanes.write(way.past_cache, kept + at, dz);
+            sum += lanes.keep(dz);
+            products += lanes.keep(dz * d);
+          }
+          lanes.store(first + j, sum);
+          lanes.store(second + j, products);
         });
       });
       fold(g, strip.channels, repeat, first, sums);
@@ -148,19 +175,30 @@ template <class T> struct Columns : Strips<T> {
     const A* slope = coefficient(t, SLOPE, group, scratch[3]);
     const A* offset = coefficient(t, OFFSET, group, scratch[4]);
     const mask<A> live = mask<A>{} - !t.frozen;
-    each_row(t.geometry, group, segment, [&](int64_t start, int64_t width) {
+    const Geometry& g = t.geometry;
+    const int64_t stride = g.row_stride, ahead = g.fetched;
+    const int64_t together = written_together(g, t.stream, Walk::BACKWARD);
+    each_tile(g, group, segment, together, [&](int64_t start, int64_t width, int64_t rows) {
       const T* x = static_cast<const T*>(t.x) + start;
       const T* grad = static_cast<const T*>(t.grad) + start;
       const T* residual = static_cast<const T*>(t.residual) + start;
       T* out = static_cast<T*>(t.out) + start;
       const Way way(t.stream, out, width);
       sweep<A>(width, way.head, [&](int64_t j, int, auto lanes) {
-        const V d = lanes.load(x + j) - lanes.load(mean + j), by = lanes.load(scale + j);
-        V z = d * by + lanes.load(shift + j);
-        if constexpr (has_residual) z += lanes.load(residual + j);
-        const V dz = through<activation, A>(lanes.load(grad + j), z);
-        const V through_statistics = only(d, live) * lanes.load(slope + j) + lanes.load(offset + j);
-        lanes.write(way.past_cache, out + j, dz * by + through_statistics);
+        const V m = lanes.load(mean + j), by = lanes.load(scale + j), plus = lanes.load(shift + j);
+        const V s = lanes.load(slope + j), o = lanes.load(offset + j);
+        for (int64_t r = 0, at = j; r < rows; ++r, at += stride) {
+          fetch(x + at, ahead);
+          fetch(grad + at, ahead);
+          const V d = lanes.load(x + at) - m;
+          V z = d * by + plus;
+          if constexpr (has_residual) {
+            fetch(residual + at, ahead);
+            z += lanes.load(residual + at);
+          }
+          const V dz = through<activation, A>(lanes.load(grad + at), z);
+          lanes.write(way.past_cache, out + at, dz * by + (only(d, live) * s + o));
+        }
       });
     });
     if (t.stream) end_stream();

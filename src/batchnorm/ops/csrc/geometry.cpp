@@ -14,6 +14,7 @@ constexpr int64_t PAGE_BYTES = 4096;        // a group's run in one image, to st
 constexpr int64_t FAR_BYTES = 4 << 20;      // of the tensor; a network's other tensors evict it
 constexpr int64_t EVEN = 16;                // values: whole vectors and, in float32, whole cache lines
 constexpr int64_t FIRST_LINES = 512;        // bytes
+constexpr int64_t ROWS_AHEAD = 8;           // of the columns view
 constexpr int64_t WIDE = 256;               // columns that make the ends of a row cheap
 constexpr int64_t BLOCK_VALUES = 65536;     // of the columns view, between 64 and 128 rows
 constexpr int64_t SEGMENT_VALUES = 65536;   // fewer are not worth a thread
@@ -78,7 +79,7 @@ Geometry cut(int64_t N, int64_t C, int64_t S, bool channels_last, int64_t value_
   g.group_channels = std::min(fitting, C);
   g.groups = divide_up(C, g.group_channels);
   const int64_t group_width = g.group_channels * g.inner * g.repeat;
-  g.fetched = g.far && g.groups > 1 ? group_width : 0;  // a group that is all of a row is walked in order
+  g.fetched = g.far ? ROWS_AHEAD * g.row_stride : 0;
   cut_units(g, std::clamp<int64_t>(BLOCK_VALUES / group_width, 64, 128), group_width);
   return g;
 }

@@ -5,8 +5,6 @@
 
 #pragma once
 
-#include <initializer_list>
-
 #include "kernels.h"
 #include "memory.h"
 
@@ -17,7 +15,8 @@ template <class T> struct Strips {
   using V = vec<A>;
   // A little over a page apart: arrays at the same place in their pages get in each other's way.
   using Scratch = A[MAX_WIDTH + 80];
-  static constexpr int ROWS_AHEAD = 8;
+  // Rows of a tile. More save no loads worth the name, and so many streams of memory get in each other's way.
+  static constexpr int64_t FORWARD = 4, BACKWARD = 2;
 
   // Where the values of a group start in a row, and how many channels it has.
   struct Strip {
@@ -30,7 +29,8 @@ template <class T> struct Strips {
   // The columns' sums added up for each channel, in double and pairwise over the repeats:
   // total[c] += sum of values[j].
   static BATCHNORM_APART void fold(const Geometry& g, int64_t channels, int64_t repeat, const A* values,
-                                   double* total) {
+                                   double* __restrict total) {
+    if (repeat == 1) return add_columns(channels, g.inner, values, total);
     const int64_t width = channels * g.inner;
     double sums[MAX_WIDTH];
     for (int64_t j = 0; j < width * repeat; ++j) sums[j] = values[j];
@@ -39,19 +39,38 @@ template <class T> struct Strips {
       for (int64_t j = 0; j < paired; ++j) sums[j] += sums[j + half * width];
       repeat = half;
     }
-    for (int64_t c = 0; c < channels; ++c) {
-      double sum = 0;
-      for (int64_t i = 0; i < g.inner; ++i) sum += sums[c * g.inner + i];
-      total[c] += sum;
+    add_columns(channels, g.inner, sums, total);
+  }
+
+  // total[c] += sum of the channel's `inner` neighbouring values; eight sums, which do not wait for each other.
+  template <class Value>
+  static BATCHNORM_INLINE void add_columns(int64_t channels, int64_t inner, const Value* values,
+                                           double* __restrict total) {
+    if (inner == 1) {
+      for (int64_t c = 0; c < channels; ++c) total[c] += values[c];
+      return;
+    }
+    for (int64_t c = 0; c < channels; ++c, values += inner) {
+      double sums[8] = {};
+      int64_t i = 0;
+      for (; i + 8 <= inner; i += 8)
+        for (int k = 0; k < 8; ++k) sums[k] += values[i + k];
+      for (; i < inner; ++i) sums[i % 8] += values[i];
+      total[c] += ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]));
     }
   }
 
   // The other way: each column gets its channel's value.
   template <class Value>
-  static BATCHNORM_APART void spread(const Geometry& g, int64_t channels, const Value* value, A* columns) {
-    for (int64_t k = 0; k < g.repeat; ++k)
-      for (int64_t c = 0; c < channels; ++c)
-        for (int64_t i = 0; i < g.inner; ++i) *columns++ = static_cast<A>(value[c]);
+  static BATCHNORM_APART void spread(const Geometry& g, int64_t channels, const Value* value,
+                                     A* __restrict columns) {
+    for (int64_t k = 0; k < g.repeat; ++k, columns += channels * g.inner)
+      if (g.inner == 1) {
+        for (int64_t c = 0; c < channels; ++c) columns[c] = static_cast<A>(value[c]);
+      } else {
+        for (int64_t c = 0; c < channels; ++c)
+          for (int64_t i = 0; i < g.inner; ++i) columns[c * g.inner + i] = static_cast<A>(value[c]);
+      }
   }
 
   // A coefficient for each column: the channels' own array where columns are channels.
@@ -63,28 +82,33 @@ template <class T> struct Strips {
     return scratch;
   }
 
-  // Calls f(r) for each of so many rows, a few at a time while the tensors' strips of the next few are fetched:
-  // where a strip is not all of a row, the prefetcher does not see where it goes on.
+  // Calls f(first value, rows) for the rows of a block, `most` at a time: a column's coefficients and sums are
+  // loaded once for all of them.
   template <class F>
-  static BATCHNORM_INLINE void each(const Geometry& g, std::initializer_list<const void*> tensors, int64_t start,
-                                    int64_t rows, const F& f) {
-    for (int64_t r = 0; r < rows;) {
-      const int64_t end = r + ROWS_AHEAD < rows ? r + ROWS_AHEAD : rows;
-      if (g.fetched) ask_for(g, tensors, start + end * g.row_stride);
-      for (; r < end; ++r) f(r);
-    }
-  }
-  static BATCHNORM_APART void ask_for(const Geometry& g, std::initializer_list<const void*> tensors,
-                                      int64_t start) {
-    asm volatile("");  // a call without any effect would be left out
-    for (const void* tensor : tensors)
-      for (int r = 0; tensor && r < ROWS_AHEAD; ++r)
-        prefetch(static_cast<const T*>(tensor) + start + r * g.row_stride, g.fetched);
+  static BATCHNORM_INLINE void tiles(const Geometry& g, int64_t start, int64_t rows, int64_t most, const F& f) {
+    for (int64_t r = 0; r < rows; r += most) f(start + r * g.row_stride, rows - r < most ? rows - r : most);
   }
 
-  static BATCHNORM_INLINE void fetch_two(const T* row, int64_t stride, int64_t width) {
-    prefetch(row, width);
-    prefetch(row + stride, width);
+  // How many rows, at most `wanted`, can be written past the cache together: those with the same `Way`.
+  static BATCHNORM_INLINE int64_t written_together(const Geometry& g, bool past_cache, int64_t wanted) {
+    return !past_cache || g.row_stride * sizeof(T) % 64 == 0 ? wanted : 1;
+  }
+
+  // Calls f(first value, width, rows) for the tiles of a segment.
+  template <class F>
+  static BATCHNORM_INLINE void each_tile(const Geometry& g, int64_t group, int64_t segment, int64_t most,
+                                         const F& f) {
+    const Strip strip(g, group);
+    blocks(g, segment, g.segment_units, [&](int64_t start, int64_t rows, int64_t repeat) {
+      const int64_t width = strip.channels * g.inner * repeat;
+      tiles(g, start + strip.start, rows, most, [&](int64_t at, int64_t rows) { f(at, width, rows); });
+    });
+  }
+
+  // Asks for a vector of a later row: where a tile reads several rows by turns, the prefetcher does not see where
+  // it goes on.
+  static BATCHNORM_INLINE void fetch(const T* p, int64_t ahead) {
+    if (ahead) prefetch(p + ahead, 1);
   }
 
   // Calls f(first value, rows, repeat) for the rows of a segment, `block` at a time. The tensor rows left
@@ -97,17 +121,6 @@ template <class T> struct Strips {
       next = r == last ? end : r + block < last ? r + block : last;
       f(r * g.row_stride, next - r, r == last ? g.rest : g.repeat);
     }
-  }
-
-  // Calls f(first value, width) for each row of a segment: one row at a time. Several at a time would
-  // save loads of coefficients, but so many streams of memory defeat the prefetcher (1.5 times slower).
-  template <class F>
-  static BATCHNORM_INLINE void each_row(const Geometry& g, int64_t group, int64_t segment, const F& f) {
-    const Strip strip(g, group);
-    blocks(g, segment, g.segment_units, [&](int64_t start, int64_t rows, int64_t repeat) {
-      const int64_t width = strip.channels * g.inner * repeat;
-      for (int64_t r = 0; r < rows; ++r) f(start + strip.start + r * g.row_stride, width);
-    });
   }
 };
 
