@@ -17,12 +17,13 @@ template <class T> struct Columns : Strips<T> {
   using typename Walk::Scratch;
   using typename Walk::Strip;
   using typename Walk::V;
-  using Walk::blocks, Walk::coefficient, Walk::each_tile, Walk::fetch, Walk::fold, Walk::spread, Walk::tiles,
-      Walk::written_together;
+  using typename Walk::Tiling;
+  using Walk::blocks, Walk::coefficient, Walk::each_tile, Walk::fold, Walk::spread;
 
   static void moments(const Task& t, int64_t group, int64_t segment, double* sums) {
     const Geometry& g = t.geometry;
     const Strip strip(g, group);
+    const Tiling tiling(g, Walk::FORWARD, false, false);
     const int64_t channels = strip.channels, stride = g.row_stride;
     double& total = sums[0];
     alignas(64) Scratch shift, first, second;
@@ -43,8 +44,9 @@ template <class T> struct Columns : Strips<T> {
         mean[c] = static_cast<A>(mean[c] / static_cast<double>(sample * in_row));
       spread(g, channels, mean, shift);
       for (int64_t j = 0; j < width; ++j) first[j] = 0;
-      tiles(g, 0, rows, Walk::FORWARD, [&](int64_t at, int64_t rows) {
-        add_moments(g, x + at, t.following ? following + at : nullptr, rows, width, shift, first, second);
+      tiling.each(g, 0, rows, [&](int64_t at, int64_t rows) {
+        const T* then = t.following ? following + at : nullptr;
+        add_moments(tiling, stride, x + at, then, rows, width, shift, first, second);
       });
       fold(g, channels, repeat, first, s1);
       fold(g, channels, repeat, second, s2);
@@ -70,14 +72,13 @@ template <class T> struct Columns : Strips<T> {
     });
   }
 
-  static void add_moments(const Geometry& g, const T* x, const T* following, int64_t rows, int64_t width,
-                          const A* shift, A* first, A* second) {
-    const int64_t stride = g.row_stride, ahead = g.fetched;
+  static void add_moments(Tiling tiling, int64_t stride, const T* x, const T* following, int64_t rows,
+                          int64_t width, const A* shift, A* first, A* second) {
     sweep<A>(width, [&](int64_t j, int, auto lanes) {
       const V s = lanes.load(shift + j);
       V sum = lanes.load(first + j), squares = lanes.load(second + j);
       for (int64_t r = 0, at = j; r < rows; ++r, at += stride) {
-        fetch(x + at, ahead);
+        tiling.fetch(x + at);
         if (following) prefetch(following + at, 1);
         const V d = lanes.keep(lanes.load(x + at) - s);
         sum += d;
@@ -95,9 +96,9 @@ template <class T> struct Columns : Strips<T> {
     const A* scale = coefficient(t, SCALE, group, scratch[1]);
     const A* shift = coefficient(t, SHIFT, group, scratch[2]);
     const Geometry& g = t.geometry;
-    const int64_t stride = g.row_stride, ahead = g.fetched;
-    const int64_t together = written_together(g, t.stream, Walk::FORWARD);
-    each_tile(g, group, segment, together, [&](int64_t start, int64_t width, int64_t rows) {
+    const int64_t stride = g.row_stride;
+    const Tiling tiling(g, Walk::FORWARD, has_residual, t.stream);
+    each_tile(g, tiling, group, segment, [&](int64_t start, int64_t width, int64_t rows) {
       const T* x = static_cast<const T*>(t.x) + start;
       const T* residual = static_cast<const T*>(t.residual) + start;
       T* out = static_cast<T*>(t.out) + start;
@@ -105,10 +106,10 @@ template <class T> struct Columns : Strips<T> {
       sweep<A>(width, way.head, [&](int64_t j, int, auto lanes) {
         const V m = lanes.load(mean + j), by = lanes.load(scale + j), plus = lanes.load(shift + j);
         for (int64_t r = 0, at = j; r < rows; ++r, at += stride) {
-          fetch(x + at, ahead);
+          tiling.fetch(x + at);
           V z = (lanes.load(x + at) - m) * by + plus;
           if constexpr (has_residual) {
-            fetch(residual + at, ahead);
+            tiling.fetch(residual + at);
             z += lanes.load(residual + at);
           }
           lanes.write(way.past_cache, out + at, activate<activation, A>(z));
@@ -122,8 +123,8 @@ template <class T> struct Columns : Strips<T> {
   static void gradients(const Task& t, int64_t group, int64_t segment, double* sums) {
     const Geometry& g = t.geometry;
     const bool keep = has_residual || t.dz;
-    const int64_t stride = g.row_stride, ahead = g.fetched;
-    const int64_t together = written_together(g, has_residual && t.stream, Walk::BACKWARD);
+    const int64_t stride = g.row_stride;
+    const Tiling tiling(g, Walk::BACKWARD, has_residual || is_heavy(activation), has_residual && t.stream);
     const Strip strip(g, group);
     alignas(64) Scratch scratch[3], first, second;
     const A* mean = coefficient(t, MEAN, group, scratch[0]);
@@ -132,7 +133,7 @@ template <class T> struct Columns : Strips<T> {
     blocks(g, segment, g.block_units, [&](int64_t start, int64_t rows, int64_t repeat) {
       const int64_t width = strip.channels * g.inner * repeat;
       for (int64_t j = 0; j < width; ++j) first[j] = 0, second[j] = 0;
-      tiles(g, start + strip.start, rows, together, [&](int64_t start, int64_t rows) {
+      tiling.each(g, start + strip.start, rows, [&](int64_t start, int64_t rows) {
         const T* x = static_cast<const T*>(t.x) + start;
         const T* grad = static_cast<const T*>(t.grad) + start;
         const T* residual = static_cast<const T*>(t.residual) + start;
@@ -142,12 +143,12 @@ template <class T> struct Columns : Strips<T> {
           const V m = lanes.load(mean + j), by = lanes.load(scale + j), plus = lanes.load(shift + j);
           V sum = lanes.load(first + j), products = lanes.load(second + j);
           for (int64_t r = 0, at = j; r < rows; ++r, at += stride) {
-            fetch(x + at, ahead);
-            fetch(grad + at, ahead);
+            tiling.fetch(x + at);
+            tiling.fetch(grad + at);
             const V d = lanes.load(x + at) - m;
             V z = d * by + plus;
             if constexpr (has_residual) {
-              fetch(residual + at, ahead);
+              tiling.fetch(residual + at);
               z += lanes.load(residual + at);
             }
             const V dz = through<activation, A>(lanes.load(grad + at), z);
@@ -176,9 +177,11 @@ template <class T> struct Columns : Strips<T> {
     const A* offset = coefficient(t, OFFSET, group, scratch[4]);
     const mask<A> live = mask<A>{} - !t.frozen;
     const Geometry& g = t.geometry;
-    const int64_t stride = g.row_stride, ahead = g.fetched;
-    const int64_t together = written_together(g, t.stream, Walk::BACKWARD);
-    each_tile(g, group, segment, together, [&](int64_t start, int64_t width, int64_t rows) {
+    const int64_t stride = g.row_stride;
+    // what an IDENTITY kernel is given is often a dz that has just been written past the cache
+    const bool busy = has_residual || is_heavy(activation) || activation == IDENTITY;
+    const Tiling tiling(g, Walk::BACKWARD, busy, t.stream);
+    each_tile(g, tiling, group, segment, [&](int64_t start, int64_t width, int64_t rows) {
       const T* x = static_cast<const T*>(t.x) + start;
       const T* grad = static_cast<const T*>(t.grad) + start;
       const T* residual = static_cast<const T*>(t.residual) + start;
@@ -188,12 +191,12 @@ template <class T> struct Columns : Strips<T> {
         const V m = lanes.load(mean + j), by = lanes.load(scale + j), plus = lanes.load(shift + j);
         const V s = lanes.load(slope + j), o = lanes.load(offset + j);
         for (int64_t r = 0, at = j; r < rows; ++r, at += stride) {
-          fetch(x + at, ahead);
-          fetch(grad + at, ahead);
+          tiling.fetch(x + at);
+          tiling.fetch(grad + at);
           const V d = lanes.load(x + at) - m;
           V z = d * by + plus;
           if constexpr (has_residual) {
-            fetch(residual + at, ahead);
+            tiling.fetch(residual + at);
             z += lanes.load(residual + at);
           }
           const V dz = through<activation, A>(lanes.load(grad + at), z);

@@ -11,7 +11,9 @@ namespace {
 constexpr int64_t SHORT_ROW = 64;           // so short rows, and shorter ones, are faster as columns
 constexpr int64_t CACHE_BYTES = 128 << 10;  // of one array; with its output or gradient it fits an L2 cache
 constexpr int64_t PAGE_BYTES = 4096;        // a group's run in one image, to stay friends with the prefetcher
-constexpr int64_t FAR_BYTES = 4 << 20;      // of the tensor; a network's other tensors evict it
+constexpr int64_t NEAR_BYTES = 2 << 20;     // of the tensor: from here on not found in an L2 cache
+constexpr int64_t FAR_BYTES = 4 << 20;      // a network's other tensors evict it
+constexpr int64_t VAST_BYTES = 16 << 20;    // nor in the last cache
 constexpr int64_t EVEN = 16;                // values: whole vectors and, in float32, whole cache lines
 constexpr int64_t FIRST_LINES = 512;        // bytes
 constexpr int64_t ROWS_AHEAD = 8;           // of the columns view
@@ -48,7 +50,9 @@ Geometry cut(int64_t N, int64_t C, int64_t S, bool channels_last, int64_t value_
   g.columns = channels_last || S <= SHORT_ROW;
   g.inner = g.repeat = g.pieces = g.segments = g.group_channels = 1;
   if (N == 0 || C == 0 || S == 0) return g;  // no groups
-  g.far = N * C * S * value_bytes >= FAR_BYTES;
+  const int64_t bytes = N * C * S * value_bytes;
+  g.far = bytes >= FAR_BYTES;
+  g.vast = bytes >= VAST_BYTES;
   if (!g.columns) {
     g.pieces = std::max<int64_t>(1, (S + PIECE / 2) / PIECE);
     g.units = N * g.pieces;
@@ -79,7 +83,7 @@ Geometry cut(int64_t N, int64_t C, int64_t S, bool channels_last, int64_t value_
   g.group_channels = std::min(fitting, C);
   g.groups = divide_up(C, g.group_channels);
   const int64_t group_width = g.group_channels * g.inner * g.repeat;
-  g.fetched = g.far ? ROWS_AHEAD * g.row_stride : 0;
+  g.fetched = bytes >= NEAR_BYTES ? ROWS_AHEAD * g.row_stride : 0;
   cut_units(g, std::clamp<int64_t>(BLOCK_VALUES / group_width, 64, 128), group_width);
   return g;
 }

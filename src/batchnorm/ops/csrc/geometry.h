@@ -42,6 +42,7 @@ struct Geometry {
   int64_t group_channels, groups;
   int64_t units, block_units, segment_units, segments;
   bool far;         // too large to be found in a cache when a pass begins
+  bool vast;        // too large to stay in any cache
   int64_t fetched;  // rows: values of the next unit to ask for while one is computed; columns: how far ahead
 
   int64_t pieces;      // rows: units in one image's row

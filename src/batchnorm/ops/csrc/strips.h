@@ -15,8 +15,7 @@ template <class T> struct Strips {
   using V = vec<A>;
   // A little over a page apart: arrays at the same place in their pages get in each other's way.
   using Scratch = A[MAX_WIDTH + 80];
-  // Rows of a tile. More save no loads worth the name, and so many streams of memory get in each other's way.
-  static constexpr int64_t FORWARD = 4, BACKWARD = 2;
+  static constexpr int64_t FORWARD = 4, BACKWARD = 2;  // rows of a tile; more get in each other's way
 
   // Where the values of a group start in a row, and how many channels it has.
   struct Strip {
@@ -82,33 +81,37 @@ template <class T> struct Strips {
     return scratch;
   }
 
-  // Calls f(first value, rows) for the rows of a block, `most` at a time: a column's coefficients and sums are
-  // loaded once for all of them.
-  template <class F>
-  static BATCHNORM_INLINE void tiles(const Geometry& g, int64_t start, int64_t rows, int64_t most, const F& f) {
-    for (int64_t r = 0; r < rows; r += most) f(start + r * g.row_stride, rows - r < most ? rows - r : most);
-  }
+  // How a pass takes rows: several at a time, so that a column's coefficients and sums are loaded once for all of
+  // them, and with so many values from where it reads to where it asks for more, or 0.
+  struct Tiling {
+    int64_t rows, ahead;
 
-  // How many rows, at most `wanted`, can be written past the cache together: those with the same `Way`.
-  static BATCHNORM_INLINE int64_t written_together(const Geometry& g, bool past_cache, int64_t wanted) {
-    return !past_cache || g.row_stride * sizeof(T) % 64 == 0 ? wanted : 1;
-  }
+    // `busy` passes, with many tensors or much arithmetic, fall behind with more than a row at a time, where all
+    // comes from memory. Rows are written past the cache together if they do so in the same `Way`. The prefetcher
+    // foresees one row after the other, but not several by turns, nor strips of rows.
+    Tiling(const Geometry& g, int64_t rows, bool busy, bool past_cache)
+        : rows((busy && g.vast && g.groups == 1) || (past_cache && g.row_stride * sizeof(T) % 64) ? 1 : rows),
+          ahead(this->rows == 1 && g.groups == 1 ? 0 : g.fetched) {}
+
+    BATCHNORM_INLINE void fetch(const T* p) const {
+      if (ahead) prefetch(p + ahead, 1);
+    }
+    // Calls f(first value, rows) for the tiles of so many rows.
+    template <class F>
+    BATCHNORM_INLINE void each(const Geometry& g, int64_t start, int64_t count, const F& f) const {
+      for (int64_t r = 0; r < count; r += rows) f(start + r * g.row_stride, count - r < rows ? count - r : rows);
+    }
+  };
 
   // Calls f(first value, width, rows) for the tiles of a segment.
   template <class F>
-  static BATCHNORM_INLINE void each_tile(const Geometry& g, int64_t group, int64_t segment, int64_t most,
+  static BATCHNORM_INLINE void each_tile(const Geometry& g, const Tiling& tiling, int64_t group, int64_t segment,
                                          const F& f) {
     const Strip strip(g, group);
     blocks(g, segment, g.segment_units, [&](int64_t start, int64_t rows, int64_t repeat) {
       const int64_t width = strip.channels * g.inner * repeat;
-      tiles(g, start + strip.start, rows, most, [&](int64_t at, int64_t rows) { f(at, width, rows); });
+      tiling.each(g, start + strip.start, rows, [&](int64_t at, int64_t rows) { f(at, width, rows); });
     });
-  }
-
-  // Asks for a vector of a later row: where a tile reads several rows by turns, the prefetcher does not see where
-  // it goes on.
-  static BATCHNORM_INLINE void fetch(const T* p, int64_t ahead) {
-    if (ahead) prefetch(p + ahead, 1);
   }
 
   // Calls f(first value, rows, repeat) for the rows of a segment, `block` at a time. The tensor rows left
