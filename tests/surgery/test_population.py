@@ -634,6 +634,34 @@ def test_a_mask_may_come_by_position():
     assert_statistics(found["norm"], x[mask].double().T)
 
 
+class ByLengths(BatchNorm1d):
+    def forward(self, x, lengths):
+        return super().forward(x, mask=torch.arange(x.shape[1]) < lengths[:, None])
+
+
+class Selecting(nn.BatchNorm1d):
+    def forward(self, x, mask):
+        out = torch.zeros_like(x)
+        out[mask] = super().forward(x[mask])
+        return out
+
+
+@pytest.mark.parametrize("norm", [ByLengths(5, channel_dim=-1), Selecting(5)])
+def test_a_class_may_make_its_mask_or_apply_it(norm):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = norm
+
+        def forward(self, x, lengths):
+            masked = isinstance(norm, Selecting)
+            return self.norm(x, mask=torch.arange(7) < lengths[:, None]) if masked else self.norm(x, lengths)
+
+    (x, *_), lengths = steps(batches=1), torch.randint(1, 8, (8,))
+    found = population_statistics(Model(), [{"x": x, "lengths": lengths}])
+    assert_statistics(found["norm"], x[torch.arange(7) < lengths[:, None]].double().T)
+
+
 def test_weights_of_a_mask_count_as_in_the_layer():
     x, mask = steps(batches=1)[0], torch.rand(8, 7)
     model = Masked(momentum=1.0)

@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from batchnorm import recalibrate
+from batchnorm import BatchNorm1d, recalibrate
 from batchnorm.surgery import recalibrate_ranks
 from tests.processes import in_processes
 from tests.surgery.networks import Images, snapshot
@@ -59,6 +59,36 @@ def test_a_group_merges_only_its_own():
         torch.testing.assert_close(torch.tensor(answers[2][name]), expected, rtol=1e-6, atol=1e-6)
 
 
+class Masked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.never = BatchNorm1d(2), BatchNorm1d(2)
+
+    def forward(self, x, mask):
+        return self.never(self.norm(x, mask=mask), mask=torch.zeros_like(mask))
+
+
+def masked(rank):
+    x = torch.arange(8.0).reshape(4, 2)
+    model = Masked()
+    report = recalibrate_ranks(model, [{"x": x, "mask": torch.full((4,), rank > 0)}])
+    return model.norm.running_mean.tolist(), [layer.count for layer in report.layers], report.untouched
+
+
+def test_a_rank_whose_data_do_not_count_adds_nothing():
+    assert in_processes(2, masked) == [([3.0, 4.0], [4], {"never": "not reached by the data"})] * 2
+
+
+def named_once(rank):
+    model = Images()
+    report = recalibrate_ranks(model, data(rank), layers=(name for name in ["norm"]))
+    return [layer.name for layer in report.layers]
+
+
+def test_names_of_layers_may_come_from_a_generator():
+    assert in_processes(2, named_once) == [["norm"]] * 2
+
+
 class Breaking:
     def __init__(self, rank):
         self.rank, self.passes = rank, 0
@@ -89,9 +119,11 @@ def failing(rank, kind):
         model = model if rank else nn.Sequential(nn.BatchNorm2d(2))
     elif kind == "wrapped":
         model = nn.parallel.DistributedDataParallel(model)
+    elif kind == "none":
+        model = nn.Sequential(nn.Conv2d(2, 2, 1))
     before = snapshot(model)
     try:
-        recalibrate_ranks(model, loader)
+        recalibrate_ranks(model, loader, batches=rank if kind == "limit" else None)
     except (KeyError, RuntimeError, ValueError) as error:
         return type(error).__name__, str(error), snapshot(model) == before
     return None
@@ -106,6 +138,8 @@ def failing(rank, kind):
         ("twice", None, "each once, got 0, 0; 0, 0"),
         ("other", None, "each once, got 0; features.1, norm"),
         ("wrapped", None, "got DistributedDataParallel; give its module"),
+        ("none", None, "recalibrate: model expected a batch-norm layer to change, got none"),
+        ("limit", 0, "recalibrate: batches expected a whole number of 1 or more, got 0"),
     ],
 )
 def test_a_failure_of_one_rank_is_one_of_all_and_changes_no_model(kind, own, words):

@@ -58,8 +58,8 @@ def population_statistics(
     Args:
         model: Any with subclasses of torch's batch norm: torch's, ours, SyncBatchNorm. What a ``mask=``
             excludes does not count. A class with a forward of its own is measured at what it hands to that
-            of its base class, with the ``mask`` that it is called with; one that computes the formula itself
-            is taken to have its channels at axis 1. Scripted layers are left alone.
+            of its base class, ``mask`` included; one that computes the formula itself is taken to have its
+            channels at axis 1, and the ``mask`` that it is called with. Scripted layers are left alone.
         loader: Batches; see ``forward_fn``. ``layerwise`` passes over it several times.
         method: ``layerwise``: each layer with those before it already at their population statistics;
             exact; one pass a layer. ``onepass``: each layer normalized with the statistics of every

@@ -15,7 +15,7 @@ from batchnorm.surgery.pool import LayerStatistics
 from batchnorm.surgery.population import measure
 from batchnorm.surgery.watch import put_statistics
 
-__all__ = ["LayerChange", "RecalibrationReport", "change_of", "commit", "recalibrate"]
+__all__ = ["LayerChange", "RecalibrationReport", "change_of", "commit", "expect_some", "recalibrate"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,9 +109,7 @@ def recalibrate(
     """
     feed = Feed(loader, forward_fn, device, samples, batches)
     measured = measure(model, feed, method, layers, tolerance, allow_small_batches)
-    if not measured.statistics:
-        reasons = "; ".join(f"{name or 'itself'} {reason}" for name, reason in measured.untouched.items())
-        raise ValueError(f"recalibrate: model expected a batch-norm layer to change, got {reasons or 'none'}")
+    expect_some(measured.statistics, measured.untouched)
     modules = dict(model.named_modules())
     changes = []
     for name, new in measured.statistics.items():
@@ -120,6 +118,13 @@ def recalibrate(
         changes.append(change_of(name, layer, new))
     commit(modules, measured.statistics)
     return RecalibrationReport(measured.method, tuple(changes), measured.untouched)
+
+
+def expect_some(statistics: Mapping[str, LayerStatistics], untouched: Mapping[str, str]) -> None:
+    """Refuse a model of which no layer was measured; why each was ``untouched`` is in the error."""
+    if not statistics:
+        reasons = "; ".join(f"{name or 'itself'} {reason}" for name, reason in untouched.items())
+        raise ValueError(f"recalibrate: model expected a batch-norm layer to change, got {reasons or 'none'}")
 
 
 def change_of(name: str, layer: BatchNorm, new: LayerStatistics) -> LayerChange:

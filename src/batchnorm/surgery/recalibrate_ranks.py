@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable
+from functools import reduce
 from typing import Any, TypeVar
 
 import torch
@@ -14,7 +15,7 @@ from batchnorm.surgery.feed import Feed
 from batchnorm.surgery.layers import choose_layers
 from batchnorm.surgery.pool import LayerStatistics, Pool, UnsteadyError, pool_inputs
 from batchnorm.surgery.population import device_of
-from batchnorm.surgery.recalibrate import RecalibrationReport, change_of, commit
+from batchnorm.surgery.recalibrate import RecalibrationReport, change_of, commit, expect_some
 from batchnorm.surgery.watch import Watch, put_statistics
 
 __all__ = ["recalibrate_ranks"]
@@ -60,30 +61,39 @@ def recalibrate_ranks(
     """
     if not (dist.is_available() and dist.is_initialized()):
         raise RuntimeError("recalibrate_ranks: group expected torch.distributed to be initialized, got none")
-    feed = Feed(loader, forward_fn, device_of(model) if device is None else device, samples, batches)
+    names = layers if layers is None or isinstance(layers, str) else list(layers)
+    where = device_of(model) if device is None else device
+
+    def feed() -> Feed:  # which may refuse its limits, and then on all ranks
+        return Feed(loader, forward_fn, where, samples, batches)
+
     statistics: dict[str, LayerStatistics] = {}
     with borrowed(model):
-        ranks = _on_all(group, lambda: _calls(model, feed, layers))
+        ranks = _on_all(group, lambda: _calls(model, feed(), names))
         calls = ranks[0]
         if any(other != calls for other in ranks) or len(set(calls)) < len(calls):
             raise ValueError(
                 "recalibrate_ranks: model expected to call the same layers on all ranks, each once, got "
                 + "; ".join(", ".join(other) or "none" for other in ranks)
             )
-        choice = choose_layers(model, layers)
+        choice = choose_layers(model, names)
         for place, name in enumerate(calls, 1):
             watch = Watch(choice.layers, {name}, stop=place)
 
-            def measure(watch: Watch = watch) -> tuple[Pool, int]:
-                return _measure(model, feed, watch, calls)
+            def measure(watch: Watch = watch) -> tuple[Pool | None, int]:
+                return _measure(model, feed(), watch, calls)
 
             new = _merged(name, _on_all(group, measure))
+            if new is None:
+                continue
             put_statistics(choice.layers[name], new.mean, new.var)  # for the layers after it
             statistics[name] = new
+    unreached = {name: "not reached by the data" for name in choice.layers if name not in statistics}
+    untouched = {**choice.untouched, **unreached}
+    expect_some(statistics, untouched)
     changes = tuple(change_of(name, choice.layers[name], new) for name, new in statistics.items())
     commit(choice.layers, statistics)
-    unreached = {name: "not reached by the data" for name in choice.layers if name not in statistics}
-    return RecalibrationReport("layerwise", changes, {**choice.untouched, **unreached})
+    return RecalibrationReport("layerwise", changes, untouched)
 
 
 def _on_all(group: Any, work: Callable[[], _Answer]) -> list[_Answer]:
@@ -123,22 +133,25 @@ def _calls(model: nn.Module, feed: Feed, layers: Iterable[str] | None) -> list[s
     raise ValueError("recalibrate: loader expected one batch or more, got none")
 
 
-def _measure(model: nn.Module, feed: Feed, watch: Watch, calls: list[str]) -> tuple[Pool, int]:
-    """A layer's pool on this rank, on the CPU, and how many batches were skipped."""
+def _measure(model: nn.Module, feed: Feed, watch: Watch, calls: list[str]) -> tuple[Pool | None, int]:
+    """A layer's pool on this rank, on the CPU, None if nothing counts; and how many batches were skipped."""
     try:
         pools, skipped = pool_inputs(model, feed, watch, calls=calls)
     except UnsteadyError:
         raise ValueError(
             "recalibrate_ranks: model expected to call the same layers in every forward, got other calls"
         ) from None
+    if not pools:
+        return None, skipped
     (pool,) = pools.values()
     moments = pool.moments
     tensors = {name: getattr(moments, name).cpu() for name in ("mean", "within", "between")}
     return Pool(dataclasses.replace(moments, **tensors), pool.samples), skipped
 
 
-def _merged(name: str, ranks: list[tuple[Pool, int]]) -> LayerStatistics:
-    pool = ranks[0][0]
-    for other, _ in ranks[1:]:
-        pool = pool.add(other.moments, other.samples)
-    return pool.statistics(name, sum(skipped for _, skipped in ranks))
+def _merged(name: str, ranks: list[tuple[Pool | None, int]]) -> LayerStatistics | None:
+    pools = [pool for pool, _ in ranks if pool is not None]
+    if not pools:
+        return None
+    whole = reduce(lambda pool, other: pool.add(other.moments, other.samples), pools)
+    return whole.statistics(name, sum(skipped for _, skipped in ranks))

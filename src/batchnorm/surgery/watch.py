@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import inspect
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import reduce
@@ -29,7 +30,8 @@ class _Call:
     """A call of a subclass with a forward of its own, while it runs.
 
     What it is given need not be what it normalizes: it may move axes, or take a tensor out of an object.
-    That is seen when it calls the forward of its base class; until then the input stands for it.
+    Likewise with its mask, which it may make itself, or apply. That is seen when it calls the forward of its
+    base class; until then what it was given stands for it.
 
     Attributes:
         input: What it was given.
@@ -118,7 +120,8 @@ class Watch:
         checked = layer._check_input_dim
 
         def check(input: Tensor) -> object:
-            self._correct(name, input)
+            # of the forward that asks: ours has a mask, torch's none
+            self._correct(name, input, sys._getframe(1).f_locals.get("mask"))
             return checked(input)  # type: ignore[no-untyped-call]
 
         def after(layer: nn.Module, args: object, output: object) -> None:
@@ -133,17 +136,17 @@ class Watch:
         if len(self.calls) == self.stop:
             raise _Stop
 
-    def _correct(self, name: str, input: Tensor) -> None:
+    def _correct(self, name: str, input: Tensor, mask: Tensor | None) -> None:
         """Put what a subclass normalizes in the place of what it was given."""
         call = self._running.get(name)
         if call is None:
             return
         first, call.known = not call.known, True
-        if first and input is call.input:
+        if first and input is call.input and mask is call.mask:
             return
         if first:
             del self._parts[name][call.parts :]
-        call.fits = self._see(name, input, call.mask)
+        call.fits = self._see(name, input, mask)
 
     def _expect_fit(self, name: str, call: _Call) -> None:
         if name in self.measured and not call.fits:
