@@ -67,7 +67,7 @@ def test_a_sick_model_is_named_explained_and_gives_exit_code_1(shop):
     assert result.exit_code == 1
     assert "error BN001 stats-never-updated (confirmed) in 1" in result.output
     assert "It begins in layer 1: its statistics were never updated." in result.output
-    assert "1 batch-norm layers, 20 training batches: 1 error" in result.output
+    assert "1 batch-norm layer, 20 training batches: 1 error" in result.output
 
 
 def test_a_terminal_sees_the_same_words_in_colour(shop):
@@ -126,7 +126,7 @@ def test_an_exported_program_is_read_without_running_it(shop, mode):
     result = run("model.pt2")
     assert result.exit_code == (mode == "train"), result.output
     assert ("BN048 export-mode (found) in 1" in result.output) == (mode == "train")
-    assert "1 batch-norm layers" in result.output
+    assert "1 batch-norm layer, " in result.output
 
 
 def test_statistics_in_an_exported_program_are_judged(shop):

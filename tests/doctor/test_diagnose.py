@@ -19,7 +19,7 @@ def test_a_check_that_fails(monkeypatch, rules_may_fail):
     report = diagnose(model, rules=["BN001", "BN012"])
     assert report.codes == ("BN001",)
     assert report.skipped == {"BN012": "IndexError: index 9 is out of bounds"}
-    assert "not checked: 1 rules (IndexError: index 9 is out of bounds)" in str(report)
+    assert "not checked: 1 rule (IndexError: index 9 is out of bounds)" in str(report)
 
 
 def test_a_confirmation_that_fails_leaves_a_suspicion(monkeypatch, rules_may_fail):

@@ -62,13 +62,20 @@ def _count(findings: Iterable[Finding]) -> str:
     return ", ".join(said) or "no findings"
 
 
+def _some(number: int, noun: str, ending: str = "s") -> str:
+    return f"{number} {noun}{'' if number == 1 else ending}"
+
+
 def _summary(report: "Report") -> str:
-    seen = f"{report.layers_seen} batch-norm layers, {report.batches} training batches"
-    text = f"{seen}: {_count(report.findings)}"
+    layers, batches = (
+        _some(report.layers_seen, "batch-norm layer"),
+        _some(report.batches, "training batch", "es"),
+    )
+    text = f"{layers}, {batches}: {_count(report.findings)}"
     if report.withdrawn:
         codes = ", ".join(dict.fromkeys(finding.code for finding in report.withdrawn))
         text += f"; withdrawn: {codes}"
     if report.skipped:
         reasons = dict.fromkeys(report.skipped.values())
-        text += f"; not checked: {len(report.skipped)} rules ({'; '.join(reasons)})"
+        text += f"; not checked: {_some(len(report.skipped), 'rule')} ({'; '.join(reasons)})"
     return text
