@@ -16,14 +16,14 @@ template <class T> struct Columns : Strips<T> {
   using typename Walk::A;
   using typename Walk::Scratch;
   using typename Walk::Strip;
-  using typename Walk::V;
   using typename Walk::Tiling;
+  using typename Walk::V;
   using Walk::blocks, Walk::coefficient, Walk::each_tile, Walk::fold, Walk::spread;
 
   static void moments(const Task& t, int64_t group, int64_t segment, double* sums) {
     const Geometry& g = t.geometry;
     const Strip strip(g, group);
-    const Tiling tiling(g, Walk::FORWARD, false, false);
+    const Tiling tiling(g, Walk::FORWARD);
     const int64_t channels = strip.channels, stride = g.row_stride;
     double& total = sums[0];
     alignas(64) Scratch shift, first, second;
@@ -119,6 +119,24 @@ template <class T> struct Columns : Strips<T> {
     if (t.stream) end_stream();
   }
 
+  struct Pulled {
+    V d, dz;
+  };
+  // Of a vector of x, given those of the other tensors at its place and of the coefficients at its columns.
+  template <int activation, bool has_residual, class Lanes>
+  static BATCHNORM_INLINE Pulled pull(const Tiling& tiling, Lanes lanes, const T* x, const T* grad,
+                                      const T* residual, V mean, V scale, V shift) {
+    tiling.fetch(x);
+    tiling.fetch(grad);
+    const V d = lanes.load(x) - mean;
+    V z = d * scale + shift;
+    if constexpr (has_residual) {
+      tiling.fetch(residual);
+      z += lanes.load(residual);
+    }
+    return {d, through<activation, A>(lanes.load(grad), z)};
+  }
+
   template <int activation, bool has_residual>
   static void gradients(const Task& t, int64_t group, int64_t segment, double* sums) {
     const Geometry& g = t.geometry;
@@ -143,15 +161,8 @@ template <class T> struct Columns : Strips<T> {
           const V m = lanes.load(mean + j), by = lanes.load(scale + j), plus = lanes.load(shift + j);
           V sum = lanes.load(first + j), products = lanes.load(second + j);
           for (int64_t r = 0, at = j; r < rows; ++r, at += stride) {
-            tiling.fetch(x + at);
-            tiling.fetch(grad + at);
-            const V d = lanes.load(x + at) - m;
-            V z = d * by + plus;
-            if constexpr (has_residual) {
-              tiling.fetch(residual + at);
-              z += lanes.load(residual + at);
-            }
-            const V dz = through<activation, A>(lanes.load(grad + at), z);
+            const auto [d, dz] =
+                pull<activation, has_residual>(tiling, lanes, x + at, grad + at, residual + at, m, by, plus);
             if constexpr (has_residual || may_keep<activation, T>)
               if (keep) lanes.write(way.past_cache, kept + at, dz);
             sum += lanes.keep(dz);
@@ -191,15 +202,8 @@ template <class T> struct Columns : Strips<T> {
         const V m = lanes.load(mean + j), by = lanes.load(scale + j), plus = lanes.load(shift + j);
         const V s = lanes.load(slope + j), o = lanes.load(offset + j);
         for (int64_t r = 0, at = j; r < rows; ++r, at += stride) {
-          tiling.fetch(x + at);
-          tiling.fetch(grad + at);
-          const V d = lanes.load(x + at) - m;
-          V z = d * by + plus;
-          if constexpr (has_residual) {
-            tiling.fetch(residual + at);
-            z += lanes.load(residual + at);
-          }
-          const V dz = through<activation, A>(lanes.load(grad + at), z);
+          const auto [d, dz] =
+              pull<activation, has_residual>(tiling, lanes, x + at, grad + at, residual + at, m, by, plus);
           lanes.write(way.past_cache, out + at, dz * by + (only(d, live) * s + o));
         }
       });

@@ -89,7 +89,7 @@ template <class T> struct Strips {
     // `busy` passes, with many tensors or much arithmetic, fall behind with more than a row at a time, where all
     // comes from memory. Rows are written past the cache together if they do so in the same `Way`. The prefetcher
     // foresees one row after the other, but not several by turns, nor strips of rows.
-    Tiling(const Geometry& g, int64_t rows, bool busy, bool past_cache)
+    Tiling(const Geometry& g, int64_t rows, bool busy = false, bool past_cache = false)
         : rows((busy && g.vast && g.groups == 1) || (past_cache && g.row_stride * sizeof(T) % 64) ? 1 : rows),
           ahead(this->rows == 1 && g.groups == 1 ? 0 : g.fetched) {}
 
