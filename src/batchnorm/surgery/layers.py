@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,11 @@ class Choice:
 
     layers: Mapping[str, BatchNorm]
     untouched: Mapping[str, str]
+
+    def left_alone(self, measured: Collection[str]) -> dict[str, str]:
+        """The layers that got no new statistics, with the reason, when those ``measured`` got some."""
+        unreached = {name: "not reached by the data" for name in self.layers if name not in measured}
+        return {**self.untouched, **unreached}
 
 
 def expect_initialized(op: str, model: nn.Module) -> None:

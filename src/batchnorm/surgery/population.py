@@ -140,8 +140,7 @@ def measure(
             if not statistics:
                 feed.expect_repeatable()
                 statistics = layer_by_layer(model, feed, choice.layers, tolerance=tolerance)
-    unreached = {name: "not reached by the data" for name in choice.layers if name not in statistics}
-    return Measurement(taken, statistics, {**choice.untouched, **unreached})
+    return Measurement(taken, statistics, choice.left_alone(statistics))
 
 
 def device_of(model: nn.Module) -> torch.device | None:

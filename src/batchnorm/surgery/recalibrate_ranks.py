@@ -84,12 +84,10 @@ def recalibrate_ranks(
                 return _measure(model, feed(), watch, calls)
 
             new = _merged(name, _on_all(group, measure))
-            if new is None:
-                continue
-            put_statistics(choice.layers[name], new.mean, new.var)  # for the layers after it
-            statistics[name] = new
-    unreached = {name: "not reached by the data" for name in choice.layers if name not in statistics}
-    untouched = {**choice.untouched, **unreached}
+            if new is not None:
+                put_statistics(choice.layers[name], new.mean, new.var)  # for the layers after it
+                statistics[name] = new
+    untouched = choice.left_alone(statistics)
     expect_some(statistics, untouched)
     changes = tuple(change_of(name, choice.layers[name], new) for name, new in statistics.items())
     commit(choice.layers, statistics)
