@@ -67,10 +67,8 @@ def _some(number: int, noun: str, ending: str = "s") -> str:
 
 
 def _summary(report: "Report") -> str:
-    layers, batches = (
-        _some(report.layers_seen, "batch-norm layer"),
-        _some(report.batches, "training batch", "es"),
-    )
+    layers = _some(report.layers_seen, "batch-norm layer")
+    batches = _some(report.batches, "training batch", "es")
     text = f"{layers}, {batches}: {_count(report.findings)}"
     if report.withdrawn:
         codes = ", ".join(dict.fromkeys(finding.code for finding in report.withdrawn))
