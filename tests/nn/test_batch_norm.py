@@ -251,3 +251,20 @@ def test_eps_that_is_no_stabilizer_is_refused(eps):
     for mode in (True, False):
         with pytest.raises(ValueError, match="eps"):
             bn.BatchNorm2d(3, eps=eps).train(mode)(torch.randn(2, 3, 4, 4))
+
+
+def test_a_parametrized_weight_is_used_and_learns():
+    layer = bn.BatchNorm2d(3)
+    torch.nn.utils.parametrize.register_parametrization(layer, "weight", torch.nn.Softplus())
+    x = torch.randn(4, 3, 5, 5)
+    y = layer(x)
+    plain = F.batch_norm(x, None, None, F.softplus(torch.ones(3)), torch.zeros(3), training=True)
+    torch.testing.assert_close(y, plain)
+    y.square().sum().backward()
+    assert layer.parametrizations.weight.original.grad.abs().min() > 0
+
+
+@pytest.mark.parametrize("backend", [backend for backend in BACKENDS if backend != "torch"])
+def test_no_channels_or_no_samples_are_no_error(backend):
+    for layer, shape in ((bn.BatchNorm2d(0, backend=backend), (4, 0, 2, 2)), (bn.BatchNorm1d(3), (0, 3))):
+        assert layer(torch.zeros(shape)).shape == shape

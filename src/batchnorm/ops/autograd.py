@@ -15,7 +15,7 @@ from torch.autograd import Function
 
 from batchnorm.ops import eager, schema
 from batchnorm.ops.backend import is_transformed
-from batchnorm.ops.recompute import remember
+from batchnorm.ops.recompute import entered, remember
 from batchnorm.ops.running import outside_transforms
 
 __all__ = ["Running", "normalize", "normalize_batch", "update_running"]
@@ -72,19 +72,22 @@ class _BatchNorm(Function):
         activation: int,
         rung: str,
         running: Running | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        measured: bool,
+    ) -> tuple[Tensor, ...]:
         output, mean, var = _forward(input, weight, bias, residual, eps, activation, rung, running)
-        ctx.mark_non_differentiable(mean, var)
         ctx.set_materialize_grads(False)
         ctx.settings, ctx.has_residual = (eps, activation, rung), residual is not None
         # Without an activation the residual's gradient is the output's, and its values do not matter.
         ctx.save_for_backward(input, weight, bias, residual if activation else None, mean, var)
+        if not measured:  # outputs that nobody needs take microseconds too
+            return (output,)
+        ctx.mark_non_differentiable(mean, var)
         return output, mean, var
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor | None, *_: None) -> Any:
         if grad_output is None:
-            return (None,) * 8
+            return (None,) * 9
         input, weight, bias, residual, mean, var = ctx.saved_tensors
         eps, activation, rung = ctx.settings
         if _is_followed():  # stay differentiable, through the statistics too
@@ -93,7 +96,7 @@ class _BatchNorm(Function):
         gradients = kernels_of(rung).batch_norm_backward(
             grad_output, input, weight, bias, residual, mean, var, eps, activation
         )
-        return *_for_inputs(ctx, gradients, grad_output, weight, bias), None, None, None, None
+        return *_for_inputs(ctx, gradients, grad_output, weight, bias), None, None, None, None, None
 
 
 class _Normalize(Function):
@@ -166,16 +169,17 @@ def normalize_batch(
     activation: int,
     rung: str,
     running: Running | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+    measured: bool = False,
+) -> tuple[Tensor, ...]:
     """Training forward under autograd; moves ``running`` if it is given.
 
     Returns:
-        Output, and the batch's mean and biased variance, which carry no gradient.
+        Output; if ``measured``, also the batch's mean and biased variance, which carry no gradient.
     """
     arguments = (input, weight, bias, residual, eps, activation, rung, running)
     if torch.compiler.is_compiling():
         # One op that computes and mutates cannot be traced inside a Function; two ops can.
-        result = _BatchNorm.apply(*arguments[:-1], None)  # type: ignore[no-untyped-call]
+        result = _BatchNorm.apply(*arguments[:-1], None, True)  # type: ignore[no-untyped-call]
         if running is not None:
             update_running(input, result[1], result[2], rung, running)
     elif is_transformed():
@@ -183,12 +187,15 @@ def normalize_batch(
         if running is not None:
             update_running(input, result[1], result[2], "eager", running)
     elif torch.is_grad_enabled():
-        result = output, mean, var = _apply_batch_norm(*arguments)
-        again = kernels_of(rung).normalize
-        remember(output, again, input, mean, var, weight, bias, residual, eps, activation)
+        lean = bool(entered())
+        result = _apply_batch_norm(*arguments, measured or lean)
+        if lean:
+            output, mean, var = result
+            again = kernels_of(rung).normalize
+            remember(output, again, input, mean, var, weight, bias, residual, eps, activation)
     else:
         result = _forward(*arguments)
-    return cast(tuple[Tensor, Tensor, Tensor], result)
+    return cast(tuple[Tensor, ...], result)
 
 
 def update_running(input: Tensor, mean: Tensor, var: Tensor, rung: str, running: Running) -> None:

@@ -75,8 +75,8 @@ def batch_norm(
     # torch.jit.trace cannot record a Function, and what it records may run where this package is not
     rung = "torch" if torch._C._get_tracing_state() else resolve_backend(backend, input)
     check_arguments(input, running_mean, running_var, weight, bias, residual, training, eps, nonfinite)
-    if training:
-        check_count(input.numel() // max(input.shape[1], 1), tuple(input.shape))
+    if training and input.numel() == input.shape[1] > 0:
+        check_count(1, tuple(input.shape))
     running: autograd.Running | None = None
     if running_mean is not None and running_var is not None:
         running = (running_mean, running_var, num_batches_tracked, momentum, nonfinite == "skip")
@@ -86,12 +86,13 @@ def batch_norm(
     if not training:
         assert running is not None  # check_arguments
         return autograd.normalize(input, weight, bias, residual, running[0], running[1], eps, code, rung)
-    at_once = None if nonfinite == "raise" else running
-    output, mean, var = autograd.normalize_batch(input, weight, bias, residual, eps, code, rung, at_once)
-    if nonfinite == "raise":
-        refuse_nonfinite(mean, var)
-        if running is not None:
-            autograd.update_running(input, mean, var, rung, running)
+    if nonfinite != "raise":
+        return autograd.normalize_batch(input, weight, bias, residual, eps, code, rung, running)[0]
+    batch = (input, weight, bias, residual, eps, code, rung)
+    output, mean, var = autograd.normalize_batch(*batch, None, measured=True)
+    refuse_nonfinite(mean, var)
+    if running is not None:
+        autograd.update_running(input, mean, var, rung, running)
     return output
 
 
