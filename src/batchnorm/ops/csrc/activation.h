@@ -12,9 +12,10 @@
 
 namespace batchnorm::BATCHNORM_ISA {
 
-// Whether `gradients` may keep dz for the pass after it, which then evaluates no activation. Only where
-// storing it loses nothing.
-template <int activation, class T> constexpr bool may_keep = is_heavy(activation) && std::is_same_v<T, acc_t<T>>;
+// Whether `gradients` may keep dz for the pass after it, which then evaluates no activation: in dx's place where
+// storing it loses nothing, else aside.
+template <int activation, class T> constexpr bool may_keep = is_heavy(activation) && is_exact<T>;
+template <int activation, class T> constexpr bool may_keep_aside = is_heavy(activation) && !is_exact<T>;
 
 template <class A> inline vec<A> clamp_zero_six(vec<A> z) { return at_most(at_least(z, 0), 6); }
 

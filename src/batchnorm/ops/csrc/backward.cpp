@@ -7,6 +7,30 @@
 namespace batchnorm {
 namespace {
 
+constexpr int64_t ASIDE_BYTES = 8 << 20;  // of a thread; more would not stay in a cache
+
+// Where dz of a heavy activation, which a half type would round, waits for the second pass: a place for each
+// thread, which takes a group through both.
+class Aside {
+ public:
+  Aside(const Batch& batch, int64_t activation)
+      : threads(threads_for(batch.geometry)), values(batch.geometry.group_values()) {
+    const int64_t bytes = values * sizeof(float);
+    const bool wanted = is_heavy(activation) && !batch.is_exact() && bytes <= ASIDE_BYTES;
+    if (wanted && takes_whole_groups(batch.geometry, threads)) memory = batch.empty_sums(threads * values);
+  }
+  explicit operator bool() const { return memory.has_value(); }
+  float* of_this_thread() const {
+    uint32_t thread = 0;
+    if (threads > 1) STABLE_TORCH_ERROR_CODE_CHECK(torch_get_thread_idx(&thread));
+    return static_cast<float*>(memory->mutable_data_ptr()) + thread * values;
+  }
+
+ private:
+  int64_t threads, values;
+  OptionalTensor memory;
+};
+
 Gradients backward(const char* op, const Tensor& grad_output, const Tensor& input,
                    const OptionalTensor& weight, const OptionalTensor& bias, const OptionalTensor& residual,
                    const Tensor& mean, const Tensor& var, double eps, int64_t activation, bool frozen) {
@@ -43,7 +67,10 @@ Gradients backward(const char* op, const Tensor& grad_output, const Tensor& inpu
   const Reduce gradients = k.gradients[activation][through_residual];
   Map input_gradient = k.input_gradient[activation][through_residual];
   Task second = task;
-  if (task.dz && batch.is_exact() && (!task.stream || batch.channels_last())) {
+  const Aside aside(batch, activation);
+  if (aside) {
+    input_gradient = k.input_gradient_of_aside;
+  } else if (task.dz && batch.is_exact() && (!task.stream || batch.channels_last())) {
     // The first pass wrote dz, and nothing was lost: the second starts from there. Not where dz went past the
     // cache and the group that it came from is still in it.
     second.grad = task.dz;
@@ -54,7 +81,12 @@ Gradients backward(const char* op, const Tensor& grad_output, const Tensor& inpu
     for (int64_t c = 0; c < g.C; ++c) weights.set(c, 0), biases.set(c, 0);
   two_passes(
       g, 2 * g.group_channels,
-      [&](int64_t group, int64_t segment, double* sums) { gradients(task, group, segment, sums); },
+      [&](int64_t group, int64_t segment, double* sums) {
+        if (!aside) return gradients(task, group, segment, sums);
+        Task mine = task;
+        mine.aside = aside.of_this_thread();
+        gradients(mine, group, segment, sums);
+      },
       [&](int64_t group, double* sums, const double* next) { add_sums(2 * g.channels(group), sums, next); },
       [&](int64_t group, const double* sums) {
         const int64_t c0 = g.first_channel(group), channels = g.channels(group);
@@ -66,7 +98,12 @@ Gradients backward(const char* op, const Tensor& grad_output, const Tensor& inpu
             coefficients.through_statistics(c0 + i, var, sums[i] / count, sums[channels + i] / count);
         }
       },
-      [&](int64_t group, int64_t segment) { input_gradient(second, group, segment); });
+      [&](int64_t group, int64_t segment) {
+        if (!aside) return input_gradient(second, group, segment);
+        Task mine = second;
+        mine.grad = aside.of_this_thread();
+        input_gradient(mine, group, segment);
+      });
   return {grad_input, grad_weight, grad_bias, grad_residual};
 }
 

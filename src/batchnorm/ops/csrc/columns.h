@@ -18,7 +18,7 @@ template <class T> struct Columns : Strips<T> {
   using typename Walk::Strip;
   using typename Walk::Tiling;
   using typename Walk::V;
-  using Walk::blocks, Walk::coefficient, Walk::each_tile, Walk::fold, Walk::spread;
+  using Walk::blocks, Walk::coefficient, Walk::each_tile, Walk::fold, Walk::in_aside, Walk::spread, Walk::whole_width;
 
   static void moments(const Task& t, int64_t group, int64_t segment, double* sums) {
     const Geometry& g = t.geometry;
@@ -123,8 +123,8 @@ template <class T> struct Columns : Strips<T> {
     V d, dz;
   };
   // Of a vector of x, given those of the other tensors at its place and of the coefficients at its columns.
-  template <int activation, bool has_residual, class Lanes>
-  static BATCHNORM_INLINE Pulled pull(const Tiling& tiling, Lanes lanes, const T* x, const T* grad,
+  template <int activation, bool has_residual, class Lanes, class G>
+  static BATCHNORM_INLINE Pulled pull(const Tiling& tiling, Lanes lanes, const T* x, const G* grad,
                                       const T* residual, V mean, V scale, V shift) {
     tiling.fetch(x);
     tiling.fetch(grad);
@@ -156,6 +156,7 @@ template <class T> struct Columns : Strips<T> {
         const T* grad = static_cast<const T*>(t.grad) + start;
         const T* residual = static_cast<const T*>(t.residual) + start;
         T* kept = static_cast<T*>(t.dz) + start;
+        A* aside = static_cast<A*>(t.aside) + in_aside(g, start);
         const Way way(has_residual && t.stream, kept, width);
         sweep<A>(width, way.head, [&](int64_t j, int, auto lanes) {
           const V m = lanes.load(mean + j), by = lanes.load(scale + j), plus = lanes.load(shift + j);
@@ -165,6 +166,8 @@ template <class T> struct Columns : Strips<T> {
                 pull<activation, has_residual>(tiling, lanes, x + at, grad + at, residual + at, m, by, plus);
             if constexpr (has_residual || may_keep<activation, T>)
               if (keep) lanes.write(way.past_cache, kept + at, dz);
+            if constexpr (may_keep_aside<activation, T>)
+              if (t.aside) lanes.store(aside + j + r * whole_width(g), dz);
             sum += lanes.keep(dz);
             products += lanes.keep(dz * d);
           }
@@ -178,7 +181,7 @@ template <class T> struct Columns : Strips<T> {
     if (t.stream) end_stream();
   }
 
-  template <int activation, bool has_residual>
+  template <int activation, bool has_residual, bool of_aside = false>
   static void input_gradient(const Task& t, int64_t group, int64_t segment) {
     alignas(64) Scratch scratch[5];
     const A* mean = coefficient(t, MEAN, group, scratch[0]);
@@ -193,8 +196,9 @@ template <class T> struct Columns : Strips<T> {
     const bool busy = has_residual || is_heavy(activation) || activation == IDENTITY;
     const Tiling tiling(g, Walk::BACKWARD, busy, t.stream);
     each_tile(g, tiling, group, segment, [&](int64_t start, int64_t width, int64_t rows) {
+      using G = std::conditional_t<of_aside, A, T>;
       const T* x = static_cast<const T*>(t.x) + start;
-      const T* grad = static_cast<const T*>(t.grad) + start;
+      const G* grad = static_cast<const G*>(t.grad) + (of_aside ? in_aside(g, start) : start);
       const T* residual = static_cast<const T*>(t.residual) + start;
       T* out = static_cast<T*>(t.out) + start;
       const Way way(t.stream, out, width);
@@ -202,8 +206,9 @@ template <class T> struct Columns : Strips<T> {
         const V m = lanes.load(mean + j), by = lanes.load(scale + j), plus = lanes.load(shift + j);
         const V s = lanes.load(slope + j), o = lanes.load(offset + j);
         for (int64_t r = 0, at = j; r < rows; ++r, at += stride) {
+          const G* given = grad + (of_aside ? j + r * whole_width(g) : at);
           const auto [d, dz] =
-              pull<activation, has_residual>(tiling, lanes, x + at, grad + at, residual + at, m, by, plus);
+              pull<activation, has_residual>(tiling, lanes, x + at, given, residual + at, m, by, plus);
           lanes.write(way.past_cache, out + at, dz * by + (only(d, live) * s + o));
         }
       });

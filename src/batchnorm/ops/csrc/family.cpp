@@ -22,6 +22,7 @@ template <template <class> class View, class T> constexpr Kernels all() {
   Kernels k{};
   k.moments = View<T>::moments;
   list<View, T, 0>(k);
+  if constexpr (!is_exact<T>) k.input_gradient_of_aside = View<T>::template input_gradient<IDENTITY, false, true>;
   return k;
 }
 

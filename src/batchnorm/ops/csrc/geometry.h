@@ -56,6 +56,10 @@ struct Geometry {
     const int64_t left = C - first_channel(group);
     return left < group_channels ? left : group_channels;
   }
+  // Values of a group, whole matrix rows where those are the units.
+  BATCHNORM_INLINE int64_t group_values() const {
+    return columns ? (units + (rest > 0)) * group_channels * inner * repeat : N * S * group_channels;
+  }
   BATCHNORM_INLINE int64_t first_unit(int64_t segment) const { return segment * segment_units; }
   BATCHNORM_INLINE int64_t last_unit(int64_t segment) const {
     return segment + 1 == segments ? units : (segment + 1) * segment_units;

@@ -34,6 +34,7 @@ struct Task {
   const void* following;  // what the pass after `moments` reads besides x, to be fetched along; or null
   void* out;             // y or dx
   void* dz;              // written by `gradients`: a residual's gradient, or null, or see may_keep
+  void* aside;           // where `gradients` keeps dz of the group in the accumulation type, or null
   const void* coefficient[COEFFICIENTS];
   bool frozen;  // the statistics are constants: dx = dz * scale
   bool stream;  // write past the cache
@@ -52,6 +53,7 @@ struct Kernels {
   Map normalize[ACTIVATIONS][2];       // [has residual]
   Reduce gradients[ACTIVATIONS][2];    // [has residual]
   Map input_gradient[ACTIVATIONS][2];  // [has residual]
+  Map input_gradient_of_aside;         // `grad` is what a kernel of `gradients` left `aside`
 };
 
 // Merges the mean and M2 of more values into those seen so far (Chan, Golub & LeVeque 1979); exact but

@@ -24,6 +24,11 @@ template <class T> struct Rows {
     return {start, piece + 1 == g.pieces ? g.S - piece * PIECE : PIECE};
   }
 
+  // Where a unit's run is among those of its group that are kept aside.
+  static BATCHNORM_INLINE int64_t in_aside(const Geometry& g, int64_t group, int64_t u, Run r) {
+    return r.start - u / g.pieces * (g.C - g.group_channels) * g.S - g.first_channel(group) * g.S;
+  }
+
   // The prefetcher does not see where the next run is: ask for it while this one is computed.
   static BATCHNORM_INLINE void fetch(const Geometry& g, const void* tensor, int64_t start) {
     prefetch(static_cast<const T*>(tensor) + start, g.fetched);
@@ -107,6 +112,7 @@ template <class T> struct Rows {
         const T* grad = static_cast<const T*>(t.grad) + r.start;
         const T* residual = static_cast<const T*>(t.residual) + r.start;
         T* kept = static_cast<T*>(t.dz) + r.start;
+        A* aside = static_cast<A*>(t.aside) + in_aside(g, group, u, r);
         const int64_t then = u + 1 < end ? run(g, c, u + 1).start : next;
         const Way way(has_residual && t.stream, kept, r.length);
         fetch(g, t.x, then);
@@ -119,6 +125,8 @@ template <class T> struct Rows {
           const V dz = through<activation, A>(lanes.load(grad + j), z);
           if constexpr (has_residual || may_keep<activation, T>)
             if (keep) lanes.write(way.past_cache, kept + j, dz);
+          if constexpr (may_keep_aside<activation, T>)
+            if (t.aside) lanes.store(aside + j, dz);
           first[k] += lanes.keep(dz);
           second[k] += lanes.keep(dz * d);
         });
@@ -129,7 +137,7 @@ template <class T> struct Rows {
     if (t.stream) end_stream();
   }
 
-  // Calls body(c, run, next) backwards through the segment: its end is what the pass before left in the
+  // Calls body(c, u, run, next) backwards through the segment: its end is what the pass before left in the
   // cache. The run after this one starts at `next`.
   template <class F>
   static BATCHNORM_INLINE void backwards(const Task& t, int64_t group, int64_t segment, const F& body) {
@@ -138,7 +146,7 @@ template <class T> struct Rows {
     for (int64_t u = g.last_unit(segment) - 1; u >= first; --u)
       for (int64_t c = c0; c < c1; ++c) {
         const Run next = c + 1 < c1 ? run(g, c + 1, u) : run(g, c0, u > first ? u - 1 : u);
-        body(c, run(g, c, u), next.start);
+        body(c, u, run(g, c, u), next.start);
       }
     if (t.stream) end_stream();
   }
@@ -146,7 +154,7 @@ template <class T> struct Rows {
   template <int activation, bool has_residual>
   static void normalize(const Task& t, int64_t group, int64_t segment) {
     const Geometry& g = t.geometry;
-    backwards(t, group, segment, [&](int64_t c, Run r, int64_t next) {
+    backwards(t, group, segment, [&](int64_t c, int64_t, Run r, int64_t next) {
       const T* x = static_cast<const T*>(t.x) + r.start;
       const T* residual = static_cast<const T*>(t.residual) + r.start;
       T* out = static_cast<T*>(t.out) + r.start;
@@ -162,20 +170,21 @@ template <class T> struct Rows {
     });
   }
 
-  template <int activation, bool has_residual>
+  template <int activation, bool has_residual, bool of_aside = false>
   static void input_gradient(const Task& t, int64_t group, int64_t segment) {
     const Geometry& g = t.geometry;
     const mask<A> live = mask<A>{} - !t.frozen;
-    backwards(t, group, segment, [&](int64_t c, Run r, int64_t next) {
+    backwards(t, group, segment, [&](int64_t c, int64_t u, Run r, int64_t next) {
+      using G = std::conditional_t<of_aside, A, T>;
       const T* x = static_cast<const T*>(t.x) + r.start;
-      const T* grad = static_cast<const T*>(t.grad) + r.start;
+      const G* grad = static_cast<const G*>(t.grad) + (of_aside ? in_aside(g, group, u, r) : r.start);
       const T* residual = static_cast<const T*>(t.residual) + r.start;
       T* out = static_cast<T*>(t.out) + r.start;
       const Way way(t.stream, out, r.length);
       const Coefficients at(t, c);
       const V slope = in_lanes(t, SLOPE, c), offset = in_lanes(t, OFFSET, c);
       fetch(g, t.x, next);
-      fetch(g, t.grad, next);
+      if constexpr (!of_aside) fetch(g, t.grad, next);
       sweep<A>(r.length, way.head, [&](int64_t j, int, auto lanes) {
         const V d = lanes.load(x + j) - at.mean;
         V z = d * at.scale + at.shift;

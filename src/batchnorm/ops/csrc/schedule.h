@@ -30,6 +30,11 @@ template <class M> void one_pass(const Geometry& g, const M& map) {
   parallel(threads_for(g), g.groups * g.segments, [&](int64_t i) { map(i / g.segments, i % g.segments); });
 }
 
+// Whether a thread takes a group through both passes.
+inline bool takes_whole_groups(const Geometry& g, int64_t threads) {
+  return threads == 1 || g.groups % threads == 0 || g.groups >= 4 * threads;
+}
+
 // reduce(group, segment, sums) for every segment into `size` zeros, merge(group, sums, next sums) in order,
 // finish(group, sums) once a group is whole, then map(group, segment). Where there are groups enough, a
 // thread takes a group through all of it while the group is in its cache; otherwise the passes are
@@ -46,7 +51,7 @@ template <class R, class Merge, class F, class M> void two_passes(const Geometry
     for (int64_t segment = 1; segment < g.segments; ++segment) merge(group, at(group, 0), at(group, segment));
     finish(group, at(group, 0));
   };
-  if (threads == 1 || g.groups % threads == 0 || g.groups >= 4 * threads) {
+  if (takes_whole_groups(g, threads)) {
     parallel(threads, g.groups, [&](int64_t group) {
       for (int64_t segment = 0; segment < g.segments; ++segment) reduce(group, segment, at(group, segment));
       conclude(group);

@@ -24,6 +24,11 @@ template <class T> struct Strips {
     Strip(const Geometry& g, int64_t group)
         : start(g.first_channel(group) * g.inner), channels(g.channels(group)) {}
   };
+  // Columns of a strip, and where one of its rows is among those of its group that are kept aside.
+  static BATCHNORM_INLINE int64_t whole_width(const Geometry& g) { return g.group_channels * g.inner * g.repeat; }
+  static BATCHNORM_INLINE int64_t in_aside(const Geometry& g, int64_t start) {
+    return start / g.row_stride * whole_width(g);
+  }
 
   // The columns' sums added up for each channel, in double and pairwise over the repeats:
   // total[c] += sum of values[j].
@@ -93,8 +98,9 @@ template <class T> struct Strips {
         : rows((busy && g.vast && g.groups == 1) || (past_cache && g.row_stride * sizeof(T) % 64) ? 1 : rows),
           ahead(this->rows == 1 && g.groups == 1 ? 0 : g.fetched) {}
 
-    BATCHNORM_INLINE void fetch(const T* p) const {
-      if (ahead) prefetch(p + ahead, 1);
+    // Not what was kept aside, which is close by.
+    template <class G> BATCHNORM_INLINE void fetch(const G* p) const {
+      if (std::is_same_v<G, T> && ahead) prefetch(p + ahead, 1);
     }
     // Calls f(first value, rows) for the tiles of so many rows.
     template <class F>

@@ -143,9 +143,9 @@ Tensor Batch::empty() const {
   return new_output(&size, &stride, 1, code(dtype), 0);
 }
 
-Tensor Batch::empty_channels() const {
+Tensor Batch::empty_sums(int64_t size) const {
   const Dtype wanted = is_double() ? FLOAT64 : FLOAT32;
-  const int64_t size = geometry.C, stride = 1;
+  const int64_t stride = 1;
   return new_output(&size, &stride, 1, code(wanted), size * value_bytes(wanted));
 }
 

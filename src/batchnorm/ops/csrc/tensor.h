@@ -26,7 +26,8 @@ class Batch {
   Tensor like(const Tensor& tensor, const char* name) const;
   Tensor empty_like() const;      // in the batch's layout, not initialized
   Tensor empty() const;           // (0,)
-  Tensor empty_channels() const;  // (C,), in the accumulation dtype, not initialized
+  Tensor empty_sums(int64_t size) const;  // (size,), in the accumulation dtype, not initialized
+  Tensor empty_channels() const { return empty_sums(geometry.C); }
   Tensor channels(const Tensor& tensor, const char* name) const;  // (C,), in the accumulation dtype
   // (C,) values of a parameter of any floating dtype, or C times `missing`.
   std::vector<double> parameter(const OptionalTensor& tensor, const char* name, double missing) const;

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "geometry.h"
 
@@ -46,6 +47,7 @@ template <> struct Accumulator<double> {
 };
 // The type in which values of storage type T are computed.
 template <class T> using acc_t = typename Accumulator<T>::type;
+template <class T> constexpr bool is_exact = std::is_same_v<T, acc_t<T>>;  // stored as it is computed
 
 template <class A, int bytes = VECTOR_BYTES> struct VectorOf {
   typedef A type __attribute__((vector_size(bytes)));
@@ -104,11 +106,26 @@ template <> struct Packed<float16> {
 };
 template <class T> inline typename Packed<T>::type pack(vec<acc_t<T>> v) { return v; }
 
+#if defined(__AVX512F__)
+// As below, in half the instructions.
+template <> inline u16s pack<bfloat16>(floats v) {
+  const __m512i one_nan = _mm512_set1_epi32(0x33);  // both kinds become the usual one, which is not rounded up
+  const __m512i bits = (__m512i)_mm512_fixupimm_ps((__m512)v, (__m512)v, one_nan, 0);
+  constexpr int OR_AND = 0xf8;  // a | (b & c)
+  const __m512i above_half =
+      _mm512_ternarylogic_epi32(bits, _mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1), OR_AND);
+  const __m512i rounded = _mm512_add_epi32(above_half, _mm512_set1_epi32(0x7fff));
+  alignas(64) static constexpr uint16_t HIGH[32] = {1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
+  return (u16s)_mm512_castsi512_si256(_mm512_permutexvar_epi16(_mm512_load_si512(HIGH), rounded));
+}
+#else
 template <> inline u16s pack<bfloat16>(floats v) {
   const u32s bits = (u32s)v;
-  const u32s rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  // half a unit in the last place of an odd value is more than half
+  const u32s rounded = ((bits | ((bits >> 16) & 1)) + 0x7fff) >> 16;
   return narrow(v == v ? rounded : (bits >> 16) | 0x40);
 }
+#endif
 
 #if defined(__AVX512F__)
 inline floats load(const float16* p) { return (floats)_mm512_cvtph_ps(load_raw<__m256i>(p)); }
