@@ -3,6 +3,7 @@
 Exception types are torch's own for the same misuse.
 """
 
+import math
 from typing import NoReturn
 
 import torch
@@ -50,11 +51,11 @@ def check_arguments(
             raise ValueError(
                 "batch_norm: running_mean and running_var expected tensors in prediction, got None"
             )
-    if eps == float("inf"):
+    if eps == math.inf:
         raise ValueError("batch_norm: eps expected a finite number, got inf")
     if nonfinite not in NONFINITE:
         raise ValueError(f"batch_norm: nonfinite expected one of {', '.join(NONFINITE)}, got {nonfinite!r}")
-    channels, dtype = input.shape[1:2], input.dtype
+    channels, dtype = (input.shape[1],), input.dtype
     for values in (running_mean, running_var, weight, bias):
         if values is not None and (
             values.shape != channels
