@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import batchnorm as bn
 from batchnorm.models import build
 from batchnorm.surgery import export
 from tests.surgery.folds import settled
+from tests.surgery.networks import snapshot
 
 onnx = pytest.importorskip("onnx", reason="pip install 'batchnorm[onnx]'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'batchnorm[onnx]'")
@@ -150,6 +152,21 @@ def test_a_model_that_writes_into_its_input(tmp_path, suffix):
     assert torch.equal(x, before)
 
 
+@pytest.mark.parametrize("keep_bn", [True, False])
+@pytest.mark.parametrize("suffix", ["onnx", "pt2"])
+def test_a_model_that_keeps_tensors_of_a_graph(tmp_path, suffix, keep_bn):
+    model, x = network(), images()
+    made = model[0](x)
+    model.seen = made
+    model[0].register_buffer("seen", made)
+    before = snapshot(model)
+    report = export(model, x, tmp_path / f"model.{suffix}", keep_bn=keep_bn)
+    assert report.difference < 1e-5
+    assert snapshot(model) == before
+    assert model.seen is model[0].seen is made
+    assert made.requires_grad
+
+
 def test_a_directory_is_no_place_for_a_file(tmp_path):
     (tmp_path / "model.pt2").mkdir()
     with pytest.raises(ValueError, match=r"export: path expected a file, got the directory .*model.pt2$"):
@@ -161,6 +178,12 @@ def test_refusals(tmp_path):
         export(network(), images(), "model.bin")
     with pytest.raises(ValueError, match=r"export: model expected in prediction mode, got training mode"):
         export(network().train(), images(), tmp_path / "model.pt2")
+    model = network()
+    model.lock = threading.Lock()
+    with pytest.raises(ValueError, match=r"^export: model expected one that can be copied, got TypeError: "):
+        export(model, images(), tmp_path / "model.pt2", keep_bn=True)
+    with pytest.raises(ValueError, match=r"^fold: model expected one that can be copied, got TypeError: "):
+        export(model, images(), tmp_path / "model.pt2")
 
 
 @pytest.mark.parametrize("keep_bn", [True, False])

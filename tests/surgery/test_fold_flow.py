@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import pickle
+import threading
 import warnings
 
 import pytest
@@ -687,6 +688,41 @@ def test_tracing_leaves_no_trace():
 # The model that comes back.
 
 
+def keep_attribute(model, made):
+    model.seen = made
+
+
+def keep_buffer(model, made):
+    model.register_buffer("seen", made)
+
+
+@pytest.mark.parametrize("keep", [keep_attribute, keep_buffer])
+@pytest.mark.parametrize("example", [None, images()])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_model_that_keeps_tensors_of_a_graph_folds(keep, example, inplace):
+    model, x = network(lambda net, x: net.norm(net.conv(x))), images()
+    expected, made = model(x), model.conv(x)
+    keep(model, made)
+    before = snapshot(model)
+    folded, report = fold(model, example, inplace=inplace)
+    assert report.folded == {"norm": ("conv",)}
+    torch.testing.assert_close(folded(x), expected)
+    assert torch.equal(folded.seen, made)
+    assert model.seen is made
+    assert made.requires_grad
+    assert inplace or snapshot(model) == before
+
+
+def test_a_model_that_keeps_what_it_computed_folds():
+    def run(net, x):
+        net.seen = net.conv(x)
+        return net.norm(net.seen)
+
+    model, x = network(run), images()
+    expected = model(x)
+    torch.testing.assert_close(fold(model)[0](x), expected)
+
+
 def test_modules_referred_to_from_elsewhere_fold_too():
     class Listing(nn.Module):
         def __init__(self):
@@ -795,6 +831,10 @@ def test_models_that_cannot_be_folded_are_refused():
     refused(block().to("meta").eval(), "tensors with values, got 0.weight on device meta")
     refused(script(block().eval()), "before scripting, got a ScriptModule")
     refused(block().eval(), "fold: tolerance expected a number >= 0, got -1", tolerance=-1)
+    model = block().eval()
+    model.lock = threading.Lock()
+    for inplace in (False, True):
+        refused(model, "one that can be copied, got TypeError: cannot pickle .*lock", inplace=inplace)
     with pytest.raises(TypeError, match=r"fold: model expected a torch.nn.Module, got int"):
         fold(3)
     model = network(lambda net, x: None)

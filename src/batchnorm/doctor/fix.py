@@ -7,13 +7,13 @@ from typing import Any
 from torch import nn
 
 from batchnorm.doctor.change import Numbers, changes, numbers_of
-from batchnorm.doctor.copied import copied
 from batchnorm.doctor.mend import ASKED, Repair
 from batchnorm.doctor.rule import all_rules
 from batchnorm.doctor.settings import Settings
 from batchnorm.doctor.wording import fixes_in_words
 from batchnorm.records import Finding
 from batchnorm.surgery import RecalibrationReport
+from batchnorm.surgery.copied import copied
 
 __all__ = ["FixReport", "Mended", "fix", "mend"]
 
@@ -88,13 +88,13 @@ def fix(
         diagnose_again: The second diagnosis.
 
     Raises:
-        ValueError: If a code is unknown.
+        ValueError: If a code is unknown, or the model cannot be copied.
     """
     rules = all_rules()
     allowed = {code.upper() for code in consent}
     for code in sorted(allowed - rules.keys()):
         raise ValueError(f"fix: consent expected codes as {min(rules)}, got {code!r}")
-    mended_model = copied(model)
+    mended_model = copied("fix", model)
     mended = mend(Repair(mended_model, loader, settings, batches), findings, allowed)
     remaining = diagnose_again(mended_model) if any(one.done for one in mended) else tuple(findings)
     return mended_model, FixReport(mended, remaining)

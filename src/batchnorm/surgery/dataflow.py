@@ -5,7 +5,6 @@ then it becomes one opaque node in the flow of the module that calls it, and the
 traced each on its own: they are taken to be called as a whole, with anything, by anyone.
 """
 
-import copy
 import dataclasses
 import inspect
 import itertools
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from batchnorm.surgery.constants import hooks_of, is_norm
+from batchnorm.surgery.copied import copied
 from batchnorm.surgery.folding import is_plain
 from batchnorm.surgery.remains import Folded
 
@@ -64,6 +64,9 @@ def trace_flow(model: nn.Module, leaves: Collection[str] = ()) -> Flow:
     Args:
         model: Any; traced in the mode it is in.
         leaves: Names of modules that are not to be looked into, besides those that surgery knows.
+
+    Raises:
+        ValueError: If the model cannot be copied.
     """
     network = _skeleton(model)
     flow = Flow(network, {module: name for name, module in network.named_modules()})
@@ -117,8 +120,7 @@ def only_asks(node: fx.Node) -> bool:
 
 def _skeleton(model: nn.Module) -> nn.Module:
     """A copy to trace, since a forward may store what it computes; tensors are shared."""
-    shared = itertools.chain(model.parameters(), model.buffers())
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
+    return copied("fold", model, shared=itertools.chain(model.parameters(), model.buffers()))
 
 
 def _is_leaf(module: nn.Module) -> bool:

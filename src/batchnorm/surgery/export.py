@@ -1,7 +1,6 @@
 """Write a model as ONNX or as a torch.export program, folded and checked."""
 
 import contextlib
-import copy
 import dataclasses
 import io
 import json
@@ -21,6 +20,7 @@ from batchnorm.nn import BatchNorm2d
 from batchnorm.records import error_line, write_atomic
 from batchnorm.records.record import Record
 from batchnorm.surgery.constants import constants_of, is_norm, runs_forward_of
+from batchnorm.surgery.copied import copied
 from batchnorm.surgery.equivalence import check_difference, outputs_of, tensors_in
 from batchnorm.surgery.feed import own_copy
 from batchnorm.surgery.fold import FoldReport, expect_predicting, fold
@@ -139,7 +139,7 @@ def _require_onnx() -> None:
 
 def _with_torch_kernels(model: nn.Module) -> nn.Module:
     """A copy whose layers of ours call torch's batch norm, which exporters know."""
-    model = copy.deepcopy(model)
+    model = copied("export", model)
     for module in model.modules():
         if runs_forward_of(module, BatchNorm2d):
             module.backend = "torch"  # type: ignore[assignment]

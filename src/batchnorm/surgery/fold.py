@@ -1,7 +1,6 @@
 """Fold batch norm into its neighbours, and measure that the model is still the same."""
 
 import contextlib
-import copy
 import dataclasses
 import itertools
 from collections import defaultdict
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from batchnorm.records import error_line
 from batchnorm.records.record import Record
 from batchnorm.surgery.constants import is_norm
+from batchnorm.surgery.copied import copied
 from batchnorm.surgery.dataflow import trace_flow
 from batchnorm.surgery.equivalence import check_difference, outputs_of
 from batchnorm.surgery.feed import first_of
@@ -77,10 +77,11 @@ def fold(
         a batch norm in has a bias, whether or not it had one.
 
     Raises:
-        ValueError: If the model is in training mode, has lazy parameters or is a ScriptModule; if
-            statistics are broken (NaN, negative variance); if folded weights do not fit into the layer's
-            dtype; if the folded model fails on the example, or no output has a finite number to compare;
-            or if the difference is above the tolerance. The model is then as it was.
+        ValueError: If the model is in training mode, has lazy parameters or is a ScriptModule; if it cannot
+            be copied, which tracing needs in place too; if statistics are broken (NaN, negative variance);
+            if folded weights do not fit into the layer's dtype; if the folded model fails on the example, or
+            no output has a finite number to compare; or if the difference is above the tolerance. The model
+            is then as it was.
 
     Numerics:
         In float64 on the CPU, stored in the dtype of the layer's weights.
@@ -109,7 +110,7 @@ def fold(
             outputs_of(model, example)  # once more: where there are hooks, torch's own layers take other ways
     flow = trace_flow(model)
     matching = match(flow, ranks)
-    result = model if inplace else copy.deepcopy(model)
+    result = model if inplace else copied("fold", model)
     with contextlib.ExitStack() as undo:
         modules = dict(result.named_modules())
         for found in matching.matches:

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from batchnorm.surgery.borrow import borrowed
+from batchnorm.surgery.copied import copied
 from batchnorm.surgery.equivalence import tensors_in
 from batchnorm.surgery.feed import call_on
 
@@ -43,7 +44,7 @@ class Trial:
     def _run(self) -> list[Tensor]:
         seen: list[Tensor] = []
         for training in (False, True):
-            model = _copied(self._model)
+            model = _own(self._model)
             with borrowed(model):
                 for module in model.modules():
                     module.training = training
@@ -58,11 +59,11 @@ class Trial:
         return seen
 
 
-def _copied(model: nn.Module) -> nn.Module:
+def _own(model: nn.Module) -> nn.Module:
     """A copy, since a forward may fill caches; the model itself where it cannot be copied."""
     try:
-        return copy.deepcopy(model)
-    except Exception:  # foreign code may refuse in any way
+        return copied("convert", model)
+    except ValueError:
         return model
 
 

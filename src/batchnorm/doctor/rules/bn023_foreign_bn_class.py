@@ -23,11 +23,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from batchnorm.doctor.copied import copied
 from batchnorm.doctor.layer import Layer
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import advice, found
 from batchnorm.records import Finding
+from batchnorm.surgery.copied import copied
 
 EVIDENCE = "S"
 
@@ -56,7 +56,7 @@ def check(patient: Patient) -> Iterator[Finding]:
 def probe(layer: Layer) -> list[str]:
     """How a layer differs from torch's batch norm, in prediction or else in training; empty if not."""
     assert layer.module is not None
-    module = copied(layer.module).cpu().float().eval()
+    module = copied("diagnose", layer.module).cpu().float().eval()
     assert layer.mean is not None
     assert layer.eps is not None
     channels, eps = layer.mean.numel(), layer.eps
