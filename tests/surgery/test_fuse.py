@@ -343,6 +343,7 @@ class Called(nn.Module):
     def __init__(self, how):
         super().__init__()
         self.bn, self.act, self.how = spoiled(nn.BatchNorm2d(3)), nn.ReLU(), how
+        self.seen, self.kept = [], [{}]
 
     def forward(self, x):
         return self.how(self, x)
@@ -391,6 +392,14 @@ OTHER_USES = {
         lambda self, x: setattr(self, "seen", x) or self.act(self.bn(x)),
         "Called changes its attributes when it runs",
     ),
+    "list": (
+        lambda self, x: self.seen.append(y := self.bn(x)) or self.act(y),
+        "Called changes its attributes when it runs",
+    ),
+    "dict in a list": (
+        lambda self, x: self.kept[0].update(y=(y := self.bn(x))) or self.act(y),
+        "Called changes its attributes when it runs",
+    ),
     "inplace residual": (inplace_residual, "its residual is changed in place"),
     "input changed": (input_changed, "its input or residual is changed before the activation"),
     "residual changed": (residual_changed, "its input or residual is changed before the activation"),
@@ -415,6 +424,7 @@ def test_every_other_user_of_the_output_the_layer_or_the_code_prevents_fusion(us
     assert report.fused == {}
     assert report.left["1.bn"].startswith(f"not fused: {reason}")
     assert vars(model[1]) == attributes
+    assert (model[1].seen, model[1].kept) == ([], [{}])
     if use not in ("data", "attribute", "no grad", "input changed"):
         assert_same_function(model, original)
 

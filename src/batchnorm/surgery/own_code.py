@@ -29,6 +29,9 @@ class OwnCode:
     plain: bool
 
 
+_Container = list[Any] | dict[Any, Any] | set[Any]
+
+
 class _Proxy(fx.Proxy):
     """Notes ``+=`` as what it is; fx itself takes it for ``+``, and would not see that a tensor changes."""
 
@@ -78,7 +81,7 @@ def own_code(module: nn.Module) -> OwnCode | str:
     name = type(module).__name__
     if "forward" in vars(module):
         return f"{name} has a forward of its own"
-    before, contents, mode = Snapshot([module]), _contents(module), module.training
+    before, held, mode = Snapshot([module]), _Held(module), module.training
     codes = []
     try:
         for training in (False, True):
@@ -91,7 +94,7 @@ def own_code(module: nn.Module) -> OwnCode | str:
                 tracer = _Tracer()
                 graph = tracer.trace(module)
             module.training = mode
-            if _contents(module) != contents:
+            if held.changed():
                 return f"{name} changes its attributes when it runs"
             codes.append(OwnCode(graph, len(tracer.modes) == 1))
     except Exception as error:  # whatever foreign code raises when it is given no tensors
@@ -99,12 +102,41 @@ def own_code(module: nn.Module) -> OwnCode | str:
         return f"{name} cannot be traced: {reason}"
     finally:
         before.restore()
+        held.restore()
     predict, train = codes
     if str(predict.graph) != str(train.graph):
         return f"{name} runs other code in training"
     return train
 
 
-def _contents(module: nn.Module) -> dict[str, int]:
-    held = (vars(module), module._parameters, module._buffers, module._modules)
-    return {f"{place}.{key}": id(value) for place, values in enumerate(held) for key, value in values.items()}
+class _Held:
+    """What a module's attributes hold, in lists, dicts and sets too: a forward may add what it computes."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._items: dict[int, tuple[_Container, list[Any]]] = {}
+        waiting: list[Any] = [vars(module)]
+        while waiting:
+            container = waiting.pop()
+            if isinstance(container, list | dict | set) and id(container) not in self._items:
+                items = _items(container)
+                self._items[id(container)] = container, items
+                waiting += container.values() if isinstance(container, dict) else items
+
+    def changed(self) -> bool:
+        """Whether anything has come, gone or been exchanged."""
+        return any(_identities(_items(now)) != _identities(items) for now, items in self._items.values())
+
+    def restore(self) -> None:
+        """Put it all back; attributes themselves are a `Snapshot`'s."""
+        for container, items in self._items.values():
+            if _identities(_items(container)) != _identities(items):
+                container.clear()
+                (container.extend if isinstance(container, list) else container.update)(items)
+
+
+def _items(container: _Container) -> list[Any]:
+    return list(container.items() if isinstance(container, dict) else container)
+
+
+def _identities(items: list[Any]) -> list[Any]:
+    return [tuple(map(id, item)) if isinstance(item, tuple) else id(item) for item in items]
