@@ -1,11 +1,17 @@
 """``batchnorm study`` and ``batchnorm report`` as a person uses them."""
 
+import contextlib
 import json
+import socket
+import subprocess
+import sys
 
 import pytest
 
 from batchnorm.records import read_verdicts
+from batchnorm.study import prepare, run_studies
 from tests.cli.test_train import run
+from tests.study import small
 
 
 def test_a_study_says_what_it_costs_then_its_verdict_and_becomes_a_book(tmp_path):
@@ -89,3 +95,65 @@ def test_bad_input_gets_one_line_and_exit_code_2(tmp_path, arguments, message):
     assert result.returncode == 2
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@contextlib.contextmanager
+def held(cwd, jobs):
+    """A study that writes to ``studies``: its process, and the connection that holds its first trial."""
+    code = (
+        "import sys, batchnorm.study as s; from batchnorm.cli import main; from tests.study import small\n"
+        "door = int(sys.argv.pop()); s.choose_studies = lambda names: (small.study(door=door),); main()"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(60)
+        words = ["study", "c07", "--out", str(cwd / "studies"), "--jobs", str(jobs)]
+        command = [sys.executable, "-c", code, *words, str(server.getsockname()[1])]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            connection, _ = server.accept()
+            with connection:
+                yield process, connection
+        finally:
+            process.kill()
+            process.wait()
+
+
+def files(directory):
+    found = (path for path in directory.rglob("*") if path.is_file())
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
+
+
+@pytest.mark.parametrize("arguments", [("c07", "--jobs", "1"), ("--resume",)])
+def test_a_second_study_is_refused_while_the_first_writes(tmp_path, arguments):
+    with held(tmp_path, jobs=1) as (process, connection):
+        before = files(tmp_path)
+        second = run("study", *arguments, cwd=tmp_path)
+        assert second.returncode == 2
+        assert second.stdout == ""
+        assert second.stderr == (
+            "batchnorm: error: study: out expected a directory that no other study writes, "
+            f"got studies (process {process.pid})\n"
+        )
+        assert files(tmp_path) == before
+        connection.close()
+        assert process.wait() == 0
+    assert len(small.lines(tmp_path / "studies" / "c99-small" / "trials.jsonl")) == 6
+
+
+def test_who_only_reads_need_not_wait_for_a_study(tmp_path):
+    other = small.study(name="other")
+    run_studies(prepare([other], small.PLAN, tmp_path / "studies"), small.PLAN, small.Silent())
+    with held(tmp_path, jobs=1):
+        assert run("study", "c07", "--dry-run", cwd=tmp_path).returncode == 0
+        assert run("report", "studies", cwd=tmp_path).stdout == "report  studies/site/index.html\n"
+
+
+def test_a_killed_study_holds_nobody_up_though_its_workers_live_on(tmp_path):
+    with held(tmp_path, jobs=2) as (process, connection):
+        process.kill()
+        process.wait()
+        second = run("study", "c07", "--jobs", "2", cwd=tmp_path)
+        assert second.returncode == 0, second.stderr
+        connection.setblocking(False)
+        with pytest.raises(BlockingIOError):  # the worker still waits at its end
+            connection.recv(1)

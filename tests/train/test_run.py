@@ -253,7 +253,8 @@ def test_a_second_process_is_refused(tmp_path, sample):
 
     class Second(Silent):
         def trial(self, *_):
-            with pytest.raises(ValueError, match="out expected a directory that no other process writes"):
+            words = rf"a directory that no other process writes, got .* \(process {os.getpid()}\)$"
+            with pytest.raises(ValueError, match=words):
                 train(config, sample, tmp_path, Silent(), resume=True)
 
     run = train(config, sample, tmp_path, Second())

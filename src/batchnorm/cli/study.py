@@ -1,5 +1,6 @@
 """``batchnorm study``: the claims about batch normalization, measured."""
 
+import contextlib
 import json
 import os
 import shlex
@@ -62,6 +63,7 @@ def command(
         prepare,
         run_studies,
     )
+    from batchnorm.study.directory import only_writer
 
     if resume:
         if names or seeds is not None:
@@ -73,24 +75,24 @@ def command(
     if count < 1:
         raise ValueError(f"study: seeds expected an integer >= 1, got {count}")
     studies = choose_studies(names or ["all"])
-    plan = Plan("quick" if profile == "quick" else "full", tuple(range(count)), _data(profile))
     at_a_time = jobs if jobs is not None else os.cpu_count() or 1
     check_workers(at_a_time, executor)
-    works = prepare(studies, plan, out, dry=dry_run)
-    console = make_console(as_json)
-    speed = measured_speed()
-    _announce(console, speed, works, [estimated_seconds(work.todo, speed, at_a_time) for work in works])
-    if dry_run:
-        return
-    write_atomic(
-        out / "plan.json", json.dumps({"names": names or ["all"], "profile": profile, "seeds": count}) + "\n"
-    )
-    with _Display(console, sum(trial.cost for work in works for trial in work.todo)) as display:
-        try:
-            verdicts = run_studies(works, plan, display, jobs=at_a_time, executor=executor)
-        except (KeyboardInterrupt, OSError):
-            warn(f"stopped; batchnorm study --resume --out {shlex.quote(str(out))} goes on")
-            raise
+    with contextlib.nullcontext() if dry_run else only_writer(out):
+        plan = Plan("quick" if profile == "quick" else "full", tuple(range(count)), _data(profile))
+        works = prepare(studies, plan, out, dry=dry_run)
+        console = make_console(as_json)
+        speed = measured_speed()
+        _announce(console, speed, works, [estimated_seconds(work.todo, speed, at_a_time) for work in works])
+        if dry_run:
+            return
+        what = {"names": names or ["all"], "profile": profile, "seeds": count}
+        write_atomic(out / "plan.json", json.dumps(what) + "\n")
+        with _Display(console, sum(trial.cost for work in works for trial in work.todo)) as display:
+            try:
+                verdicts = run_studies(works, plan, display, jobs=at_a_time, executor=executor)
+            except (KeyboardInterrupt, OSError):
+                warn(f"stopped; batchnorm study --resume --out {shlex.quote(str(out))} goes on")
+                raise
     if as_json:
         print(json.dumps({"directory": str(out), "studies": [record.to_dict() for record in verdicts]}))
     else:

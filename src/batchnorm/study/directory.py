@@ -1,12 +1,37 @@
-"""A study's directory: every trial as soon as it ends, the verdict when all have."""
+"""A study's directory: every trial as soon as it ends, the verdict when all have; one process writes."""
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from batchnorm.records import TrialRecord, VerdictRecord, append_line, read_records, write_atomic
+from batchnorm.train.lock import locked
 
-__all__ = ["StudyDirectory"]
+__all__ = ["StudyDirectory", "only_writer"]
+
+
+@contextlib.contextmanager
+def only_writer(out: Path) -> Iterator[None]:
+    """Be the one process that writes studies in a directory; who only reads need not be.
+
+    Args:
+        out: Made if absent.
+
+    Raises:
+        ValueError: If another process writes there, or nobody can.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(out / "study.lock"))
+        except OSError as error:
+            taken = isinstance(error, BlockingIOError)
+            kind = "no other study writes" if taken else "can be written"
+            raise ValueError(
+                f"study: out expected a directory that {kind}, got {out} ({error.strerror})"
+            ) from error
+        yield
 
 
 class StudyDirectory:

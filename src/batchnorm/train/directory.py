@@ -76,7 +76,8 @@ class RunDirectory:
                 stack.enter_context(locked(self.path / "run.lock"))
             except BlockingIOError as error:
                 raise ValueError(
-                    f"train: out expected a directory that no other process writes, got {self.path}"
+                    f"train: out expected a directory that no other process writes, got {self.path} "
+                    f"({error.strerror})"
                 ) from error
             except OSError as error:
                 raise ValueError(
