@@ -10,7 +10,7 @@ from batchnorm.nn.statistics import Accumulated, Cumulative, Scheduled
 from batchnorm.ops import schedules
 from batchnorm.ops.backend import is_transformed
 from batchnorm.ops.moments import Moments
-from batchnorm.ops.running import batches_before, move_rows, outside_transforms
+from batchnorm.ops.running import batches_before, move_rows, outside_transforms, uncounted
 
 __all__ = ["Pending", "follow", "is_repetition"]
 
@@ -53,7 +53,7 @@ def follow(layer: Any, moments: Moments, rows: Sequence[int] | None) -> None:
     def move(*values: Tensor) -> None:
         _move(layer, Moments(*values), rows)
 
-    with torch.no_grad():
+    with torch.no_grad(), uncounted():
         outside_transforms(move, layer.running_mean, *moments)
 
 
@@ -83,7 +83,8 @@ def _joined(pending: Pending | None, moments: Moments) -> Pending:
 
 def _momentum(layer: Any, rows: Sequence[int] | None) -> Tensor | float | None:
     """Weight of a new batch: a number, (P, 1) or (1, 1), or None for the mean over all batches."""
-    if layer.stats.find(Cumulative) is not None:
+    # torch.optim.swa_utils.update_bn asks for the mean over all batches by setting momentum to None
+    if layer.stats.find(Cumulative) is not None or layer.momentum is None:
         return None
     scheduled = layer.stats.find(Scheduled)
     if scheduled is None:

@@ -57,7 +57,7 @@ class _Layer(nn.modules.batchnorm._BatchNorm):
         self.label: str | None = None
         self.agreed_with: int | None = None
         self._set_statistics(Batch() if stats is None else stats)
-        self._keep_statistics_float32()
+        self._keep_statistics_exact()
 
     def _set_statistics(self, stats: Statistics) -> None:
         """Keep the kind of statistics, and what it needs."""
@@ -81,13 +81,17 @@ class _Layer(nn.modules.batchnorm._BatchNorm):
                 parameter.requires_grad_(False)
 
     def reset_running_stats(self) -> None:
-        """Start the running statistics afresh, and forget the batches that they have not followed yet."""
-        super().reset_running_stats()
+        """Start the running statistics afresh, and forget the batches that they have not followed yet.
+
+        Those of `Frozen` stay: nothing would ever fill them again.
+        """
+        if vars(self).get("_frozen") is None:
+            super().reset_running_stats()
         self._forget()
 
     def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
         super()._load_from_state_dict(*args, **options)
-        self._keep_statistics_float32()  # with assign=True they are the state dict's own
+        self._keep_statistics_exact()  # with assign=True they are the state dict's own
         self._forget()
 
     def _forget(self) -> None:
@@ -201,7 +205,9 @@ class _Layer(nn.modules.batchnorm._BatchNorm):
                 setattr(self, name, old.to(new.device, torch.float32))
         return self
 
-    def _keep_statistics_float32(self) -> None:
+    def _keep_statistics_exact(self) -> None:
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked = self.num_batches_tracked.long()
         for name in ("running_mean", "running_var"):
             values = getattr(self, name)
             if values is not None and values.dtype in (torch.float16, torch.bfloat16):

@@ -19,7 +19,7 @@ from batchnorm.ops.backend import is_transformed, kernel_rung
 from batchnorm.ops.collective import Ranks, agree, group_key, ranks_of
 from batchnorm.ops.composed import Given, Scaling, measure_all, normalize_parts
 from batchnorm.ops.moments import Moments
-from batchnorm.ops.running import rows_of
+from batchnorm.ops.running import rows_of, uncounted
 
 __all__ = ["EXCLUDED", "composed_forward"]
 
@@ -160,6 +160,7 @@ def _scaling(layer: Any, known: Moments, given: Given, rows: tuple[int, ...] | N
         mean, var = torch.where(held, running_mean, known.mean), torch.where(held, running_var, known.var)
         scaling = scaling._replace(mean=mean, var=var, held=held)
     if renorm is not None:
-        r, d = corrected(layer, scaling.mean, scaling.var, running_mean, running_var, rows)
+        with uncounted():
+            r, d = corrected(layer, scaling.mean, scaling.var, running_mean, running_var, rows)
         scaling = scaling._replace(r=r, d=d)
     return scaling

@@ -16,7 +16,7 @@ from torch.autograd import Function
 from batchnorm.ops import eager, schema
 from batchnorm.ops.backend import is_transformed
 from batchnorm.ops.recompute import entered, remember
-from batchnorm.ops.running import outside_transforms
+from batchnorm.ops.running import are_operations_counted, outside_transforms, uncounted
 
 __all__ = ["Running", "normalize", "normalize_batch", "update_running"]
 
@@ -47,8 +47,11 @@ def _forward(
     running: Running | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     kernels = kernels_of(rung)
-    if running is None:
+    if running is None or are_operations_counted():
         result = kernels.batch_norm_forward(input, weight, bias, residual, eps, activation)
+        if running is not None:
+            with uncounted():
+                update_running(input, result[1], result[2], rung, running)
     else:
         mean, var, counter, momentum, skip = running
         result = kernels.batch_norm_forward_update(
@@ -76,9 +79,7 @@ class _BatchNorm(Function):
     ) -> tuple[Tensor, ...]:
         output, mean, var = _forward(input, weight, bias, residual, eps, activation, rung, running)
         ctx.set_materialize_grads(False)
-        ctx.settings, ctx.has_residual = (eps, activation, rung), residual is not None
-        # Without an activation the residual's gradient is the output's, and its values do not matter.
-        ctx.save_for_backward(input, weight, bias, residual if activation else None, mean, var)
+        _keep(ctx, input, weight, bias, residual, mean, var, eps, activation, rung)
         if not measured:  # outputs that nobody needs take microseconds too
             return (output,)
         ctx.mark_non_differentiable(mean, var)
@@ -96,7 +97,7 @@ class _BatchNorm(Function):
         gradients = kernels_of(rung).batch_norm_backward(
             grad_output, input, weight, bias, residual, mean, var, eps, activation
         )
-        return *_for_inputs(ctx, gradients, grad_output, weight, bias), None, None, None, None, None
+        return *_for_inputs(ctx, gradients, grad_output), None, None, None, None, None
 
 
 class _Normalize(Function):
@@ -115,8 +116,7 @@ class _Normalize(Function):
         activation: int,
         rung: str,
     ) -> Tensor:
-        ctx.settings, ctx.has_residual = (eps, activation, rung), residual is not None
-        ctx.save_for_backward(input, weight, bias, residual if activation else None, mean, var)
+        _keep(ctx, input, weight, bias, residual, mean, var, eps, activation, rung)
         kernels = kernels_of(rung)
         return cast(Tensor, kernels.normalize(input, mean, var, weight, bias, residual, eps, activation))
 
@@ -128,7 +128,7 @@ class _Normalize(Function):
         gradients = kernels.normalize_backward(
             grad_output, input, mean, var, weight, bias, residual, eps, activation
         )
-        return *_for_inputs(ctx, gradients, grad_output, weight, bias), None, None, None, None, None
+        return *_for_inputs(ctx, gradients, grad_output), None, None, None, None, None
 
 
 def _is_followed() -> bool:
@@ -136,23 +136,42 @@ def _is_followed() -> bool:
     return torch.is_grad_enabled() or is_transformed()
 
 
-def _for_inputs(
-    ctx: Any, gradients: eager.Gradients, grad_output: Tensor, weight: Tensor | None, bias: Tensor | None
-) -> tuple[Tensor | None, ...]:
+def _keep(
+    ctx: Any,
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    eps: float,
+    activation: int,
+    rung: str,
+) -> None:
+    """Keep what a backward pass needs: without an activation neither what was added nor where z lies."""
+    ctx.settings, ctx.has_residual = (eps, activation, rung), residual is not None
+    ctx.dtypes = [None if parameter is None else parameter.dtype for parameter in (weight, bias)]
+    if activation == 0:
+        bias = residual = None
+    ctx.save_for_backward(input, weight, bias, residual, mean, var)
+
+
+def _for_inputs(ctx: Any, gradients: eager.Gradients, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     """Hand the op's gradients to input, weight, bias and residual, each in its own dtype."""
     grad_input, grad_weight, grad_bias, grad_residual = gradients
     activated = ctx.settings[1] != 0
+    of_weight, of_bias = ctx.dtypes
     return (
         grad_input,
-        None if weight is None else _cast(grad_weight, weight),
-        None if bias is None else _cast(grad_bias, bias),
+        None if of_weight is None else _cast(grad_weight, of_weight),
+        None if of_bias is None else _cast(grad_bias, of_bias),
         (grad_residual if activated else grad_output) if ctx.has_residual else None,
     )
 
 
-def _cast(gradient: Tensor, parameter: Tensor) -> Tensor:
+def _cast(gradient: Tensor, dtype: torch.dtype) -> Tensor:
     # `to` costs microseconds even where it has nothing to do
-    return gradient if gradient.dtype == parameter.dtype else gradient.to(parameter.dtype)
+    return gradient if gradient.dtype == dtype else gradient.to(dtype)
 
 
 # Past `Function.apply`, whose care for functorch costs a quarter of a call; under functorch neither is used.
@@ -177,15 +196,15 @@ def normalize_batch(
         Output; if ``measured``, also the batch's mean and biased variance, which carry no gradient.
     """
     arguments = (input, weight, bias, residual, eps, activation, rung, running)
-    if torch.compiler.is_compiling():
+    if is_transformed():
+        result = _forward(*arguments[:-2], "eager", None)
+        if running is not None:
+            update_running(input, result[1], result[2], "eager", running)
+    elif torch.compiler.is_compiling():
         # One op that computes and mutates cannot be traced inside a Function; two ops can.
         result = _BatchNorm.apply(*arguments[:-1], None, True)  # type: ignore[no-untyped-call]
         if running is not None:
             update_running(input, result[1], result[2], rung, running)
-    elif is_transformed():
-        result = _forward(*arguments[:-2], "eager", None)
-        if running is not None:
-            update_running(input, result[1], result[2], "eager", running)
     elif torch.is_grad_enabled():
         lean = bool(entered())
         result = _apply_batch_norm(*arguments, measured or lean)

@@ -41,8 +41,8 @@ def resolve_backend(backend: str, input: Tensor) -> str:
     """Turn a wish into a rung: ``eager``, ``native`` or ``torch``.
 
     ``auto`` takes ``BATCHNORM_BACKEND`` if that was set before layers were first imported, else the
-    native kernel where there is one, else torch's; on a CPU, where torch sums channels_last data in
-    float32 without blocks and loses digits, it takes eager for those.
+    native kernel where there is one, else torch's, as for a DTensor; on a CPU, where torch sums
+    channels_last data in float32 without blocks and loses digits, it takes eager for those.
 
     Args:
         backend: One of `BACKENDS`.
@@ -55,6 +55,8 @@ def resolve_backend(backend: str, input: Tensor) -> str:
     if backend == "auto":
         backend = check_backend(WISH, "BATCHNORM_BACKEND")
     if backend == "auto":
+        if type(input).__name__ == "DTensor":  # torch's operators know how to share it out, ours do not
+            return "torch"
         # `device` takes longer than all the rest
         if has_native("cpu" if input.is_cpu else input.device.type):
             return "native"
@@ -73,11 +75,13 @@ def is_transformed() -> bool:
 
     They see through plain torch operations only: a kernel of ours drops tangents, a Function refuses them.
     """
-    return not torch.compiler.is_compiling() and (
-        forward_ad._current_level >= 0 or bool(torch._C._are_functorch_transforms_active())
-    )
+    return forward_ad._current_level >= 0 or bool(torch._C._are_functorch_transforms_active())
 
 
 def kernel_rung(backend: str, input: Tensor) -> str:
-    """``native`` or ``eager``: `resolve_backend` where torch has no kernel to choose."""
-    return "native" if not is_transformed() and resolve_backend(backend, input) == "native" else "eager"
+    """``native`` or ``eager``: `resolve_backend` where torch has no kernel to choose.
+
+    What is exported may be trained where this package is not: it has plain torch operations.
+    """
+    plain = not is_transformed() and not torch.compiler.is_exporting()
+    return "native" if plain and resolve_backend(backend, input) == "native" else "eager"

@@ -72,8 +72,10 @@ def batch_norm(
         kept out of them, and a double-backward is that of the exact formula on every backend.
     """
     code = activation_code(activation)
-    # torch.jit.trace cannot record a Function, and what it records may run where this package is not
-    rung = "torch" if torch._C._get_tracing_state() else resolve_backend(backend, input)
+    # torch.jit.trace and torch.export lose a Function's backward, and what they record may run where this
+    # package is not
+    recorded = torch._C._get_tracing_state() or torch.compiler.is_exporting()
+    rung = "torch" if recorded else resolve_backend(backend, input)
     check_arguments(input, running_mean, running_var, weight, bias, residual, training, eps, nonfinite)
     if training and input.numel() == input.shape[1] > 0:
         check_count(1, tuple(input.shape))

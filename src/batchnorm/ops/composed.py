@@ -44,7 +44,8 @@ class Given:
     @property
     def followed(self) -> bool:
         """Whether autograd follows the statistics, operation by operation, instead of a Function of ours."""
-        return self.weights is not None or is_transformed()
+        # torch.export would lose the Function's backward
+        return self.weights is not None or is_transformed() or torch.compiler.is_exporting()
 
     @property
     def kernels(self) -> Any:

@@ -4,15 +4,28 @@ Legend: R rows, P parts, C channels. Running statistics are (C,), which is one r
 is a scalar or (R,).
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _python_dispatch
 
 from batchnorm.ops.moments import Moments
 
-__all__ = ["batches_before", "move_rows", "outside_transforms", "rows_of"]
+__all__ = [
+    "are_operations_counted",
+    "batches_before",
+    "move_rows",
+    "outside_transforms",
+    "rows_of",
+    "uncounted",
+]
+
+
+# of torch.utils.checkpoint: that of the first forward pass, that of the repetition
+_COUNTING = ("_CachingTorchDispatchMode", "_CachedTorchDispatchMode")
 
 
 def rows_of(running: Tensor, rows: Sequence[int] | None) -> Tensor:
@@ -73,6 +86,25 @@ def move_rows(
         else:
             places = list(rows)
             whole[places] = ((1 - new) * whole[places] + new * values).to(running.dtype)
+
+
+def are_operations_counted() -> bool:
+    """Whether selective activation checkpointing is at work.
+
+    It keeps the results of some operations and knows them again, when the forward pass is repeated, by
+    their number: what only the first pass does must not be counted.
+    """
+    if torch.compiler.is_compiling() or not torch._C._len_torch_dispatch_stack():
+        return False
+    modes = _python_dispatch._get_current_dispatch_mode_stack()
+    return any(type(mode).__name__ in _COUNTING for mode in modes)
+
+
+def uncounted() -> contextlib.AbstractContextManager[Any]:
+    """Context for what only the first of two equal forward passes does."""
+    if are_operations_counted():
+        return _python_dispatch._disable_current_modes()
+    return contextlib.nullcontext()
 
 
 def outside_transforms(change: Callable[..., None], running: Tensor, *values: Any) -> None:
