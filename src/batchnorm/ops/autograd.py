@@ -79,7 +79,7 @@ class _BatchNorm(Function):
     ) -> tuple[Tensor, ...]:
         output, mean, var = _forward(input, weight, bias, residual, eps, activation, rung, running)
         ctx.set_materialize_grads(False)
-        _keep(ctx, input, weight, bias, residual, mean, var, eps, activation, rung)
+        _keep(ctx, (input, weight, bias, residual, mean, var), (eps, activation, rung))
         if not measured:  # outputs that nobody needs take microseconds too
             return (output,)
         ctx.mark_non_differentiable(mean, var)
@@ -116,7 +116,7 @@ class _Normalize(Function):
         activation: int,
         rung: str,
     ) -> Tensor:
-        _keep(ctx, input, weight, bias, residual, mean, var, eps, activation, rung)
+        _keep(ctx, (input, weight, bias, residual, mean, var), (eps, activation, rung))
         kernels = kernels_of(rung)
         return cast(Tensor, kernels.normalize(input, mean, var, weight, bias, residual, eps, activation))
 
@@ -136,22 +136,12 @@ def _is_followed() -> bool:
     return torch.is_grad_enabled() or is_transformed()
 
 
-def _keep(
-    ctx: Any,
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    mean: Tensor,
-    var: Tensor,
-    eps: float,
-    activation: int,
-    rung: str,
-) -> None:
+def _keep(ctx: Any, tensors: tuple[Tensor | None, ...], settings: tuple[float, int, str]) -> None:
     """Keep what a backward pass needs: without an activation neither what was added nor where z lies."""
-    ctx.settings, ctx.has_residual = (eps, activation, rung), residual is not None
+    input, weight, bias, residual, mean, var = tensors
+    ctx.settings, ctx.has_residual = settings, residual is not None
     ctx.dtypes = [None if parameter is None else parameter.dtype for parameter in (weight, bias)]
-    if activation == 0:
+    if settings[1] == 0:
         bias = residual = None
     ctx.save_for_backward(input, weight, bias, residual, mean, var)
 
