@@ -14,7 +14,7 @@ from batchnorm.nn.cut import Cut, cut_batch
 from batchnorm.nn.statistics import Renorm, Rows, Synced
 from batchnorm.ops import masks
 from batchnorm.ops.activations import activation_code
-from batchnorm.ops.arguments import check_arguments, check_count, refuse_nonfinite
+from batchnorm.ops.arguments import check_arguments, refuse_nonfinite, refuse_one_value
 from batchnorm.ops.backend import is_transformed, kernel_rung
 from batchnorm.ops.collective import Ranks, agree, group_key, ranks_of
 from batchnorm.ops.composed import Given, Scaling, measure_all, normalize_parts
@@ -139,9 +139,9 @@ def _check_values(input: Tensor, known: Moments, given: Given, rows: tuple[int, 
     if given.masked and not (known.total > 0).any():
         where = "in this process" if given.ranks is None else "in any process of the group"
         raise ValueError(f"batch_norm: mask expected a true value, got none {where}")
-    if rows is None and len(given.sizes) == 1 and known.total.shape[1] == 1:
-        alone = bool((known.total > 0) & (known.freedom == 0))
-        check_count(1 if alone else 2, tuple(input.shape))
+    one_total = rows is None and len(given.sizes) == 1 and known.total.shape[1] == 1
+    if one_total and (known.total > 0) & (known.freedom == 0):
+        refuse_one_value(input)
 
 
 def _scaling(layer: Any, known: Moments, given: Given, rows: tuple[int, ...] | None) -> Scaling:

@@ -9,7 +9,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-__all__ = ["NONFINITE", "check_arguments", "check_count", "refuse_nonfinite"]
+__all__ = ["NONFINITE", "check_arguments", "refuse_nonfinite", "refuse_one_value"]
 
 NONFINITE = ("propagate", "skip", "raise")
 
@@ -70,17 +70,11 @@ def check_arguments(
         )
 
 
-def check_count(values: int, shape: tuple[int, ...]) -> None:
-    """Raise if a training batch has one value per channel: it would always become the bias.
-
-    Args:
-        values: M, per channel.
-        shape: Of the input, for the words.
-    """
-    if values == 1:
-        raise ValueError(
-            f"batch_norm: input expected more than 1 value per channel in training, got shape {shape}"
-        )
+def refuse_one_value(input: Tensor) -> NoReturn:
+    """Raise for a training batch that has one value per channel, which would always become the bias."""
+    raise ValueError(
+        f"batch_norm: input expected more than 1 value per channel in training, got shape {_shape(input)}"
+    )
 
 
 def refuse_nonfinite(mean: Tensor, var: Tensor) -> None:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from batchnorm.ops import autograd, eager
 from batchnorm.ops.activations import activate, activation_code
-from batchnorm.ops.arguments import check_arguments, check_count, refuse_nonfinite
+from batchnorm.ops.arguments import check_arguments, refuse_nonfinite, refuse_one_value
 from batchnorm.ops.backend import resolve_backend
 
 __all__ = ["batch_norm"]
@@ -78,7 +78,7 @@ def batch_norm(
     rung = "torch" if recorded else resolve_backend(backend, input)
     check_arguments(input, running_mean, running_var, weight, bias, residual, training, eps, nonfinite)
     if training and input.numel() == input.shape[1] > 0:
-        check_count(1, tuple(input.shape))
+        refuse_one_value(input)
     running: autograd.Running | None = None
     if running_mean is not None and running_var is not None:
         running = (running_mean, running_var, num_batches_tracked, momentum, nonfinite == "skip")

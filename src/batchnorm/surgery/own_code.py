@@ -10,7 +10,6 @@ import torch
 from torch import fx, nn
 
 from batchnorm.surgery.graph_functions import in_one_dtype, in_place
-from batchnorm.surgery.snapshot import Snapshot
 
 __all__ = ["OwnCode", "own_code"]
 
@@ -81,7 +80,7 @@ def own_code(module: nn.Module) -> OwnCode | str:
     name = type(module).__name__
     if "forward" in vars(module):
         return f"{name} has a forward of its own"
-    before, held, mode = Snapshot([module]), _Held(module), module.training
+    held, mode = _Held(module), module.training
     codes = []
     try:
         for training in (False, True):
@@ -101,7 +100,6 @@ def own_code(module: nn.Module) -> OwnCode | str:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return f"{name} cannot be traced: {reason}"
     finally:
-        before.restore()
         held.restore()
     predict, train = codes
     if str(predict.graph) != str(train.graph):
@@ -110,7 +108,7 @@ def own_code(module: nn.Module) -> OwnCode | str:
 
 
 class _Held:
-    """What a module's attributes hold, in lists, dicts and sets too: a forward may add what it computes."""
+    """Attributes of a module and what lists, dicts and sets in them hold: a forward may add to it."""
 
     def __init__(self, module: nn.Module) -> None:
         self._items: dict[int, tuple[_Container, list[Any]]] = {}
@@ -127,7 +125,7 @@ class _Held:
         return any(_identities(_items(now)) != _identities(items) for now, items in self._items.values())
 
     def restore(self) -> None:
-        """Put it all back; attributes themselves are a `Snapshot`'s."""
+        """Put it all back."""
         for container, items in self._items.values():
             if _identities(_items(container)) != _identities(items):
                 container.clear()
