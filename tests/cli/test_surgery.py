@@ -57,6 +57,9 @@ def leaves():
 def lazy():
     return nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d())
 
+def apart():
+    return nn.Sequential(nn.BatchNorm2d(1), nn.ReLU())
+
 def half():
     return model().bfloat16()
 
@@ -141,6 +144,17 @@ def test_broken_statistics_and_foreign_weights_are_one_line(run):
     run(line, "weights expected the names of this model")
     with pytest.raises(FileNotFoundError):
         load_file("out.safetensors")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("columns", ["0", "40"])
+@pytest.mark.parametrize("command", ["fold -o out.safetensors", "export -o out.pt2 --no-verify"])
+def test_a_reason_is_one_line_in_any_width(run, monkeypatch, command, columns, terminal):
+    monkeypatch.setenv("COLUMNS", columns)
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+    result = run(f"{command} net.py:apart --input 1x1x6x6")
+    assert "alone: 0: follows an input; feeds 1 (ReLU)" in result.output.splitlines()
 
 
 @pytest.mark.parametrize("suffix", ["pt2", "onnx"])

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from batchnorm.cli.progress import make_console
+from batchnorm.cli.table import print_table
 from batchnorm.cli.words import words
 from batchnorm.records import BenchRecord, BenchSummary, summarize, write_atomic
 
@@ -167,14 +167,12 @@ def _show(console: Console, records: tuple[BenchRecord, ...]) -> None:
         label = (row.case, row.dtype, str(row.threads), "on" if row.huge_pages else "off")
         rows.setdefault(label, {})[f"{row.layout} / {row.peer}"] = _cell(summary)
     columns = tuple(dict.fromkeys(f"{row.layout} / {row.peer}" for row in records))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("case", "dtype", "threads", "huge pages", *columns):
-        table.add_column(title, justify="left" if title in ("case", "dtype") else "right")
-    for label, cells in rows.items():
-        table.add_row(*label, *(cells.get(column, "") for column in columns))
-    if not console.is_terminal:
-        console.width = 240  # a file has no width; rich would take it for 80 columns
-    console.print(table)
+    print_table(
+        console,
+        ("case", "dtype", "threads", "huge pages", *columns),
+        [(*label, *(cells.get(column, "") for column in columns)) for label, cells in rows.items()],
+        left=2,
+    )
     backends = ", ".join(dict.fromkeys(row.backend for row in records))
     console.print(f"Seconds of the peer over ours ({backends}): geometric mean of the shapes (worst).")
     if any(row.memory is not None for row in records):

@@ -63,7 +63,7 @@ def command(
         return
     console = make_console(False)
     for line in summary(report["fold"]) if report["fold"] else ():
-        console.print(line)
+        console.print(line, soft_wrap=True)
     if report["difference"] is not None:
         console.print(
             f"{out.name} on {report['inputs']} inputs: largest difference {report['difference']:.1e}",

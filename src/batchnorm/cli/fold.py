@@ -57,7 +57,7 @@ def command(
         return
     console = make_console(False)
     for line in summary(report.to_dict()):
-        console.print(line)
+        console.print(line, soft_wrap=True)
     console.print(f"Written to {out}", soft_wrap=True)
 
 

@@ -1,6 +1,7 @@
 """The progress bar of a training run, and lines for the person at the terminal."""
 
 import os
+import shutil
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -13,22 +14,31 @@ if TYPE_CHECKING:
     from batchnorm.records import EpochRecord
     from batchnorm.train import TrainConfig
 
-__all__ = ["LEADS", "Bars", "make_console", "warn"]
+__all__ = ["ENDLESS", "LEADS", "Bars", "make_console", "warn"]
 
 # torchrun starts many of us; one talks.
 LEADS = os.environ.get("RANK", "0") == "0"
+# Columns of what is no terminal: rich would give it 80, or COLUMNS.
+ENDLESS = 1_000_000
 
 
 def make_console(quiet: bool, *, stderr: bool = False) -> Console:
     """Console for results: standard output, or nothing.
 
-    Text is printed as it stands, whatever brackets and colons a path has; a style needs a `Text`.
+    Text is printed as it stands, whatever brackets and colons a path has; a style needs a `Text`. What is
+    no terminal gets every line whole.
 
     Args:
         quiet: Print nothing.
         stderr: To standard error instead.
     """
-    return Console(quiet=quiet or not LEADS, stderr=stderr, highlight=False, markup=False, emoji=False)
+    console = Console(quiet=quiet or not LEADS, stderr=stderr, highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = ENDLESS
+    elif console.width < 1:
+        # rich takes COLUMNS=0 at its word and would print nothing
+        console.width = shutil.get_terminal_size().columns
+    return console
 
 
 def warn(text: str) -> None:

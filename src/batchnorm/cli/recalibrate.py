@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from batchnorm.cli.examples import (
     WatchedLoader,
@@ -18,6 +17,7 @@ from batchnorm.cli.examples import (
     theirs,
 )
 from batchnorm.cli.progress import make_console
+from batchnorm.cli.table import print_table
 from batchnorm.cli.words import words
 from batchnorm.records import write_atomic
 
@@ -109,11 +109,9 @@ def _run(model: "nn.Module", batch: object) -> None:
 
 
 def _show(console: Console, report: "RecalibrationReport") -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("layer", "samples", "batches", "mean moved by", "spread changed by", "standard error"):
-        table.add_column(title, justify="left" if title == "layer" else "right")
-    for change in report.layers:
-        table.add_row(
+    titles = ("layer", "samples", "batches", "mean moved by", "spread changed by", "standard error")
+    rows = [
+        (
             change.name,
             str(change.samples),
             str(change.batches),
@@ -121,9 +119,9 @@ def _show(console: Console, report: "RecalibrationReport") -> None:
             f"factor {change.spread_factor:.3g}",
             f"{change.standard_error:.2g} sd",
         )
-    if not console.is_terminal:
-        console.width = 240  # a file has no width; rich would take it for 80 columns
+        for change in report.layers
+    ]
     console.print(f"{report.method}: largest change in any channel, in new standard deviations (sd)")
-    console.print(table)
+    print_table(console, titles, rows)
     for name, reason in report.untouched.items():
-        console.print(f"untouched: {name or 'itself'}: {reason}")
+        console.print(f"untouched: {name or 'itself'}: {reason}", soft_wrap=True)

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from batchnorm.cli.progress import make_console, warn
-from batchnorm.cli.table import SAMPLE
+from batchnorm.cli.table import SAMPLE, print_table
 from batchnorm.records import TrialRecord, VerdictRecord, read_object, write_atomic
 
 if TYPE_CHECKING:
@@ -120,13 +119,12 @@ def _last(out: Path) -> tuple[list[str], str, int]:
 
 
 def _announce(console: Console, speed: float, works: Sequence["Work"], seconds: Sequence[float]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("study", "trials", "to do", "about"):
-        table.add_column(title, justify="left" if title == "study" else "right")
-    for work, cost in zip(works, seconds, strict=True):
-        table.add_row(work.study.title, str(len(work.trials)), str(len(work.todo)), _duration(cost))
-    table.add_row("all", "", "", _duration(sum(seconds)))
-    console.print(table)
+    rows = [
+        (work.study.title, str(len(work.trials)), str(len(work.todo)), _duration(cost))
+        for work, cost in zip(works, seconds, strict=True)
+    ]
+    rows.append(("all", "", "", _duration(sum(seconds))))
+    print_table(console, ("study", "trials", "to do", "about"), rows)
     console.print(f"At {speed:,.0f} training images of LeNet in a second on one thread, as measured now.")
     for work in works:
         if work.todo:
@@ -179,9 +177,8 @@ class _Display:
 def _show(console: Console, verdicts: Sequence[VerdictRecord], out: Path) -> None:
     if any(record.data == "embedded-sample" for record in verdicts):
         console.print(SAMPLE)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("study", "verdict", "condition", "effect", "95 % interval", "met"):
-        table.add_column(title)
+    titles = ("study", "verdict", "condition", "effect", "95 % interval", "met")
+    rows = []
     for record in verdicts:
         head = (f"{record.study} {record.name}", record.verdict)
         for effect in record.effects:
@@ -189,9 +186,7 @@ def _show(console: Console, verdicts: Sequence[VerdictRecord], out: Path) -> Non
             mean = "every value" if effect.method == "exact" else f"{effect.mean:.4g}"
             interval = f"{effect.low:.4g} … {effect.high:.4g}"
             met = {True: "yes", False: "no", None: "-"}[effect.met]
-            table.add_row(*head, f"{effect.name} ({side})", mean, interval, met)
+            rows.append((*head, f"{effect.name} ({side})", mean, interval, met))
             head = ("", "")
-    if not console.is_terminal:
-        console.width = 200
-    console.print(table)
+    print_table(console, titles, rows, left=len(titles))
     console.print(f"records {out}", soft_wrap=True)

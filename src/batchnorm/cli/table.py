@@ -1,6 +1,7 @@
-"""The end of a training run, in the textbook's words."""
+"""Tables of any width, and the end of a training run in the textbook's words."""
 
 import statistics
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -9,7 +10,7 @@ from rich.text import Text
 
 from batchnorm.records import EpochRecord, LayerRecord, RunRecord
 
-__all__ = ["SAMPLE", "show"]
+__all__ = ["SAMPLE", "print_table", "show"]
 
 SAMPLE = Text.assemble(("EMBEDDED SAMPLE", "bold yellow"), ": 6,000 images, not Fashion-MNIST's 60,000")
 
@@ -20,6 +21,45 @@ _COLUMNS = {
     "test_accuracy_recalibrated": "test acc, recalibrated",
     "images_per_second": "examples/sec",
 }
+
+
+def print_table(
+    console: Console, titles: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1
+) -> None:
+    """Print rows under their titles or, where that would cut a word, each row as lines of ``title: cell``.
+
+    The first column has names, which are folded; the other columns break between words only.
+
+    Args:
+        console: Where to print.
+        titles: Of the columns.
+        rows: A cell for each title; an empty one takes no line.
+        left: So many columns are words and stand at the left, the others are numbers.
+    """
+    rows = list(rows)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for place, title in enumerate(titles):
+        table.add_column(
+            title,
+            justify="left" if place < left else "right",
+            overflow="fold" if place == 0 else "ellipsis",
+        )
+    for row in rows:
+        table.add_row(*row)
+    shown = (segment.text for line in console.render_lines(table, pad=False) for segment in line)
+    if _characters(shown) == _characters(cell for row in (titles, *rows) for cell in row):
+        console.print(table)
+        return
+    for row in rows:
+        for title, cell in zip(titles, row, strict=True):
+            if cell:
+                console.print(Text.assemble((title, "bold"), f": {cell}"), soft_wrap=True)
+        console.print()
+
+
+def _characters(texts: Iterable[str]) -> list[str]:
+    """All but the white space, in an order that does not depend on where lines end."""
+    return sorted("".join("".join(texts).split()))
 
 
 def show(console: Console, run: RunRecord, directory: Path, page: Path | None) -> None:
@@ -33,14 +73,11 @@ def show(console: Console, run: RunRecord, directory: Path, page: Path | None) -
     """
     if run.data == "embedded-sample":
         console.print(SAMPLE)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("arm")
-    for title in _COLUMNS.values():
-        table.add_column(title, justify="right")
+    rows = []
     for arm in run.arms:
         last = [run.curve(arm, seed)[-1] for seed in run.seeds(arm)]
-        table.add_row(arm, *(_cell(last, name) for name in _COLUMNS))
-    console.print(table)
+        rows.append((arm, *(_cell(last, name) for name in _COLUMNS)))
+    print_table(console, ("arm", *_COLUMNS.values()), rows)
     for row in _first_layers(run):
         if row.weight is not None:
             console.print(f"{row.arm} {row.layer} gamma {_vector(row.weight)}")
