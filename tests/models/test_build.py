@@ -1,5 +1,6 @@
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
@@ -47,6 +48,16 @@ def test_equal_seeds_give_equal_weights_whatever_the_norm(name):
         for ours, theirs in zip(weights(build(name, norm=norm, seed=7)), reference, strict=True):
             assert torch.equal(ours, theirs)
     assert not torch.equal(weights(build(name, norm="none", seed=8))[0], reference[0])
+
+
+@pytest.mark.parametrize("integer", [np.int64, np.uint8, torch.tensor])
+def test_a_seed_may_be_an_integer_of_any_kind(integer):
+    ours, theirs = (weights(build("lenet", seed=seed))[0] for seed in (integer(3), 3))
+    assert torch.equal(ours, theirs)
+
+
+def test_the_largest_seed_is_one():
+    build("lenet", norm="none", seed=2**64 - 1)
 
 
 def test_lenets_biases_are_equal_too():
@@ -113,7 +124,11 @@ def test_a_network_survives_pickling(norm):
             {"norm": "none", "backend": "fast"},
             "batch_norm: backend expected one of",
         ),
-        ({"seed": -1}, "models: seed expected 0 or more, got -1"),
+        ({"seed": -1}, "models: seed expected an integer from 0 to 2**64 - 1, got -1"),
+        ({"seed": 2**64}, "models: seed expected an integer from 0 to 2**64 - 1, got 18446744073709551616"),
+        ({"seed": 1.5}, "models: seed expected an integer from 0 to 2**64 - 1, got 1.5"),
+        ({"seed": "1"}, "models: seed expected an integer from 0 to 2**64 - 1, got '1'"),
+        ({"seed": None}, "models: seed expected an integer from 0 to 2**64 - 1, got None"),
         ({"activation": "swish"}, "activation expected one of None, relu"),
         ({"norm": "none", "activation": "swish"}, "activation expected one of None, relu"),
         ({"norm": "torch", "stats": Batch()}, r"models: stats expected None for norm 'torch', got Batch()"),

@@ -78,3 +78,9 @@ def test_refuses_an_unknown_activation(function):
         ValueError, match=r"^batch_norm: activation expected one of None, relu, .* got 'swish'$"
     ):
         function(0.0, "swish")
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_the_value_is_an_array_of_its_own(activation):
+    z = np.ones(3)
+    assert not np.shares_memory(activate(z, activation), z)

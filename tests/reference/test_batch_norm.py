@@ -1,5 +1,6 @@
 """The oracle against numbers done by hand, exact rational arithmetic, and torch in float64."""
 
+import re
 from fractions import Fraction
 
 import numpy as np
@@ -7,12 +8,18 @@ import pytest
 import torch
 
 from batchnorm.reference import (
+    activate,
     batch_norm_backward,
     batch_norm_forward,
     batch_norm_predict,
     batch_norm_predict_backward,
     batch_stats,
+    normalizing_stats,
+    part_moments,
+    renorm_correction,
+    update_running_ghost,
     update_running_stats,
+    weighted_forward,
 )
 
 SHAPES = [(5, 3), (2, 1), (4, 3, 7), (3, 2, 5, 4), (1, 2, 2, 1), (2, 3, 3, 2, 2)]
@@ -161,6 +168,33 @@ def test_a_list_of_integers_is_computed_in_float64():
     assert batch_norm_forward([[1], [3]], eps=0).dtype == np.float64
 
 
+@pytest.mark.parametrize("wrap", [np.array, torch.tensor])
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_running_statistics_are_new_and_the_callers_stay(wrap, momentum):
+    before = [wrap(values) for values in ([2.0], [1.0], 3, [4.0], [1.0], 4)]
+    after = update_running_stats(*before, momentum)
+    assert [values.tolist() for values in before] == [[2.0], [1.0], 3, [4.0], [1.0], 4]
+    assert [type(values) for values in after] == [np.ndarray, np.ndarray, int]
+    assert after[2] == 4
+
+
+@pytest.mark.parametrize("shape", [(3, 0), (3, 0, 2)])
+def test_without_channels_there_is_nothing_to_do(shape):
+    x, none = np.zeros(shape), np.zeros(0)
+    grads = [batch_norm_backward(x, x), batch_norm_predict_backward(x, x, none, none)]
+    assert batch_norm_forward(x).shape == batch_norm_predict(x, none, none).shape == shape
+    assert [values.shape for values in grads[0]] == [values.shape for values in grads[1]]
+    assert [values.shape for values in grads[0]] == [shape, (0,), (0,), shape]
+
+
+def test_nan_goes_on_as_in_torch():
+    x = np.array([[1.0, np.nan], [3.0, 5.0]])
+    expected = torch.nn.functional.batch_norm(torch.tensor(x), None, None, training=True)
+    np.testing.assert_allclose(batch_norm_forward(x), expected, rtol=1e-12)
+    y = batch_norm_predict([[1.0, 2.0]], [0.0, 0.0], [1.0, np.nan], eps=0.0)
+    np.testing.assert_array_equal(y, [[1.0, np.nan]])
+
+
 class TestRefusals:
     """What has no answer raises, in one line that names the argument."""
 
@@ -209,8 +243,28 @@ class TestRefusals:
                 "var expected var + eps above 0, got 0.0 + 0.0",
             ),
             (
+                lambda: batch_norm_forward([[1.0, 2.0], [1.0, 3.0]], eps=np.nan),
+                "var expected var + eps above 0, got 0.0 + nan",
+            ),
+            (
+                lambda: batch_norm_predict(np.ones((2, 2)), np.ones(2), [np.nan, -1.0]),
+                "var expected var + eps above 0, got -1.0 + 1e-05",
+            ),
+            (
                 lambda: update_running_stats([0.0], [1.0], 0, [1.0], [0.0], count=1),
                 "count expected at least 2 values per channel, got 1",
+            ),
+            (
+                lambda: update_running_stats([0.0], [1.0], 0, [1.0, 2.0, 3.0], [1.0, 2.0, 3.0], count=4),
+                "mean expected the shape (1,) of running_mean, got (3,)",
+            ),
+            (
+                lambda: update_running_stats([0.0], [1.0], 0, [1.0], [[1.0]], count=4),
+                "var expected the shape (1,) of running_mean, got (1, 1)",
+            ),
+            (
+                lambda: update_running_stats([0.0], 1.0, 0, [1.0], [1.0], count=4),
+                "running_var expected the shape (1,) of running_mean, got ()",
             ),
         ],
     )
@@ -218,6 +272,28 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"^batch_norm: ") as refusal:
             call()
         assert str(refusal.value) == f"batch_norm: {text}"
+
+    @pytest.mark.parametrize(
+        ("name", "call"),
+        [
+            ("x", batch_stats),
+            ("x", batch_norm_forward),
+            ("weight", lambda masked: batch_norm_forward(np.eye(2), weight=masked[0])),
+            ("var", lambda masked: batch_norm_predict(np.eye(2), [0.0, 0.0], masked[0])),
+            ("residual", lambda masked: batch_norm_forward(np.eye(2), residual=masked)),
+            ("running_mean", lambda masked: update_running_stats(masked, [1.0], 0, [1.0], [1.0], 4)),
+            ("weights", lambda masked: weighted_forward(np.eye(2), weights=masked)),
+            ("parts", lambda masked: part_moments(np.eye(2), parts=masked[0])),
+            ("fallback", lambda masked: normalizing_stats(part_moments(np.eye(2)), (masked, masked))),
+            ("mean", lambda masked: renorm_correction(masked, [1.0], [1.0], [1.0], 3.0, 5.0)),
+            ("running_mean", lambda masked: update_running_ghost(masked, [1.0], 0, part_moments(np.eye(2)))),
+            ("z", lambda masked: activate(masked, "relu")),
+        ],
+    )
+    def test_a_mask_is_not_dropped(self, name, call):
+        words = "expected an array without a mask (weights say what counts), got a masked array"
+        with pytest.raises(ValueError, match=f"^{re.escape(f'batch_norm: {name} {words}')}$"):
+            call(np.ma.masked_array([[1, 2], [3, 900]], mask=[[0, 0], [0, 1]]))
 
     def test_one_value_per_channel_is_fine_in_prediction(self):
         assert batch_norm_predict([[3.0]], [1.0], [3.0], eps=1.0).tolist() == [[1.0]]

@@ -119,6 +119,18 @@ def test_what_goes_in_is_not_changed():
         assert all(map(np.array_equal, path, fresh))
 
 
+def test_whole_numbers_move_by_fractions():
+    before = LSTMRunning.initial(STEPS, HIDDEN)
+    whole = LSTMRunning(*(StepStatistics(*(np.array(v, dtype=int) for v in path)) for path in before))
+    moved, expected = (
+        batch_norm_lstm_forward(**inputs(), parameters=parameters(), running=start).running
+        for start in (whole, before)
+    )
+    for ours, theirs in zip(moved, expected, strict=True):
+        assert all(map(np.array_equal, ours, theirs))
+        assert ours.running_mean.any()
+
+
 @pytest.mark.parametrize("name", ["x", "h_0", "c_0", *LSTMParameters._fields])
 def test_slopes_agree_with_torchs_gradients(both, name):
     *_, slopes, leaves = both
@@ -211,3 +223,30 @@ def test_refusals(steps, lengths, text):
     with pytest.raises(ValueError, match=r"^batch_norm_lstm: ") as refusal:
         batch_norm_lstm_forward(np.zeros((steps, 2, INPUTS)), parameters(), running(), lengths=lengths)
     assert str(refusal.value) == f"batch_norm_lstm: {text}"
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "text"),
+    [
+        ("x", (4, 5), "x expected shape (T, N, 2), got (4, 5)"),
+        ("x", (4, 5, 3), "x expected shape (T, N, 2), got (4, 5, 3)"),
+        ("h_0", (3,), "h_0 expected shape (5, 3), got (3,)"),
+        ("c_0", (1, 5, 3), "c_0 expected shape (5, 3), got (1, 5, 3)"),
+    ],
+)
+def test_a_shape_that_does_not_fit_is_refused(name, shape, text):
+    with pytest.raises(ValueError, match=r"^batch_norm_lstm: ") as refusal:
+        batch_norm_lstm_forward(
+            **{**inputs(), name: np.zeros(shape)}, parameters=parameters(), running=running()
+        )
+    assert str(refusal.value) == f"batch_norm_lstm: {text}"
+
+
+def test_masked_parameters_and_statistics_are_refused():
+    weights, before = parameters(), running()
+    bias = np.ma.masked_array(weights.bias)
+    with pytest.raises(ValueError, match=r"^batch_norm: bias expected an array without a mask"):
+        batch_norm_lstm_forward(**inputs(), parameters=weights._replace(bias=bias), running=before)
+    cell = before.cell._replace(running_var=np.ma.masked_array(before.cell.running_var))
+    with pytest.raises(ValueError, match=r"^batch_norm: running_var expected an array without a mask"):
+        batch_norm_lstm_forward(**inputs(), parameters=weights, running=before._replace(cell=cell))

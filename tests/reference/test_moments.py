@@ -103,6 +103,10 @@ def test_merging_the_parts_gives_the_whole():
     assert_close(merge_moments(*map(Moments, *parts)), Moments(*map(np.squeeze, part_moments(x))))
 
 
+def test_without_channels_there_is_nothing_to_sum():
+    assert [field.shape for field in part_moments(np.zeros((3, 0)), parts=[0, 1, 1])] == [(2, 0)] * 4
+
+
 def test_nothing_but_the_weights_says_what_counts():
     moments = part_moments([[1.0], [np.nan], [3.0], [np.inf]], [[1], [0], [1], [0]])
     assert (moments.mean.item(), moments.m2.item()) == (2, 2)
@@ -135,3 +139,8 @@ def test_refusals(options, text):
     with pytest.raises(ValueError, match=r"^batch_norm: ") as refusal:
         part_moments(np.ones((2, 1, 2)), **options)
     assert str(refusal.value) == f"batch_norm: {text}"
+
+
+def test_a_fallback_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"^batch_norm: fallback expected the shape \(1, 2\) of the moments"):
+        normalizing_stats(part_moments(np.eye(2)), (np.zeros(2), np.ones(2)))

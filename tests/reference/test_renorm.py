@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from batchnorm.reference import (
     batch_norm_predict,
@@ -62,6 +63,12 @@ class TestSchedule:
     def test_a_number_is_short_for_the_papers_proportions(self):
         for step in range(0, 1_000, 7):
             assert renorm_limits(step, 4.0, 2.0, 100) == renorm_limits(step, 4.0, 2.0, (100, 800, 500))
+
+    @pytest.mark.parametrize("integer", [np.int64, np.int8, torch.tensor])
+    def test_integers_of_any_kind_give_plain_numbers(self, integer):
+        limits = renorm_limits(integer(100), warmup=np.int8(50))
+        assert limits == renorm_limits(100, warmup=50)
+        assert [type(limit) for limit in limits] == [float, float]
 
     def test_no_warmup_is_the_full_limits_at_once(self):
         assert renorm_limits(0) == renorm_limits(0, warmup=(0, 0, 0)) == (3, 5)

@@ -89,6 +89,13 @@ def test_ghost_batches_in_one_formula():
     assert (mean.tolist(), var.tolist(), parts.tolist()) == ([8.0], [1.75], 7)
 
 
+def test_the_moments_of_a_single_part_are_one_ghost():
+    moments = part_moments([[1.0, 5.0], [3.0, 9.0]])
+    alone = Moments(*(field[0] for field in moments))
+    running = ([0.0, 1.0], [1.0, 1.0], 0)
+    assert_same(update_running_ghost(*running, alone), update_running_ghost(*running, moments))
+
+
 def test_a_ghost_batch_without_a_variance_is_skipped():
     moments = part_moments([[1.0], [3.0], [50.0]], parts=[0, 0, 1])
     mean, var, parts = update_running_ghost([0.0], [1.0], 0, moments, momentum=0.5)
@@ -105,3 +112,32 @@ def test_ranks_and_micro_batches_together_move_as_the_one_large_batch(split, mom
     whole = part_moments(x, weights)
     ours = update_running_rows(*rows(whole), merge_moments(*pieces), momentum)
     assert_same(ours, update_running_rows(*rows(whole), whole, momentum))
+
+
+@pytest.mark.parametrize("wrap", [np.array, torch.tensor])
+@pytest.mark.parametrize("move", [update_running_rows, update_running_ghost])
+def test_running_statistics_are_new_and_the_callers_stay(move, wrap):
+    before = [wrap(values) for values in ([2.0], [1.0], 3)]
+    moments = Moments(*(wrap(field[0].tolist()) for field in part_moments([[1.0], [3.0]])))
+    after = move(*before, moments, momentum=None)
+    assert [values.tolist() for values in before] == [[2.0], [1.0], 3]
+    assert [type(values) for values in after] == [np.ndarray, np.ndarray, np.int64]
+    assert after[2] == 4
+
+
+@pytest.mark.parametrize(
+    ("running", "text"),
+    [
+        (([0.0], [1.0], 0), "moments expected the shape (1,) of running_mean, got (2, 1)"),
+        (
+            ([[0.0]] * 3, [[1.0]] * 3, [0] * 3),
+            "moments expected the shape (3, 1) of running_mean, got (2, 1)",
+        ),
+        (([[0.0]] * 2, [1.0], [0, 0]), "running_var expected the shape (2, 1) of running_mean, got (1,)"),
+        (([[0.0]] * 2, [[1.0]] * 2, 0), "num_batches_tracked expected the shape (2,) of the rows, got ()"),
+    ],
+)
+def test_refusals(running, text):
+    with pytest.raises(ValueError, match=r"^batch_norm: ") as refusal:
+        update_running_rows(*running, part_moments(np.ones((4, 1)), parts=[0, 0, 1, 1]))
+    assert str(refusal.value) == f"batch_norm: {text}"

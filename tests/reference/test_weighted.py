@@ -176,6 +176,12 @@ def test_a_mask_gives_what_the_values_it_keeps_give_alone():
         assert not values[~np.broadcast_to(mask, SHAPE)].any()
 
 
+def test_without_channels_there_is_nothing_to_do():
+    x = np.zeros((3, 0))
+    assert weighted_forward(x, parts=[0, 1, 1]).shape == (3, 0)
+    assert [values.shape for values in weighted_backward(x, x)] == [(3, 0), (0,), (0,), (3, 0)]
+
+
 def test_excluded_positions_keep_a_nan_to_themselves():
     mask = mask_of()
     inputs, grad_output = arrays(), np.random.default_rng(7).normal(size=SHAPE)

@@ -1,5 +1,6 @@
 """A network by name."""
 
+import operator
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -41,7 +42,7 @@ def build(
         name: ``lenet``, ``resnet20``, ``resnet56`` or ``resnet110``.
         norm: ``none``, ``batch``, ``torch``, ``scratch`` or a maker of places; see `norm_factory`.
         backend: Of ``batch``; the others ignore it.
-        seed: Of the weights, 0 or more.
+        seed: Of the weights, an integer from 0 to 2**64 - 1.
         activation: In place of the network's own (sigmoid for LeNet, ReLU for the residual ones).
         stats: Of ``batch`` and ``scratch``.
 
@@ -55,13 +56,17 @@ def build(
     """
     if name not in _BUILDERS:
         raise ValueError(f"models: name expected one of {', '.join(MODELS)}, got {name!r}")
-    if seed < 0:
-        raise ValueError(f"models: seed expected 0 or more, got {seed}")
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        number = -1
+    if not 0 <= number < 2**64:
+        raise ValueError(f"models: seed expected an integer from 0 to 2**64 - 1, got {seed!r}")
     chosen = {} if activation is None else {"activation": activation}
     # Torch's layers fill themselves from the global generator before ours are drawn.
     with torch.random.fork_rng(devices=[]):
         return _BUILDERS[name](
             norm=norm_factory(norm, backend, stats),
-            generator=torch.Generator().manual_seed(seed),
+            generator=torch.Generator().manual_seed(number),
             **chosen,
         )

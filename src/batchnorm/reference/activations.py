@@ -8,11 +8,11 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+
+from batchnorm.reference.channels import Array, as_float64
 
 __all__ = ["ACTIVATIONS", "activate", "activation_derivative"]
-
-Array = NDArray[np.float64]
 
 LEAKY_SLOPE = 0.01
 
@@ -36,7 +36,7 @@ def _normal_density(z: Array) -> Array:
 # Of each: the value, then the derivative.
 _CURVES: dict[str | None, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
     None: (
-        lambda z: z,
+        lambda z: z.copy(),
         lambda z: np.ones_like(z),
     ),
     "relu": (
@@ -113,7 +113,7 @@ def activate(z: ArrayLike, activation: str | None) -> Array:
         array([0. , 0.5, 6. ])
     """
     value, _ = _curve(activation)
-    return value(np.asarray(z, dtype=np.float64))
+    return value(as_float64("z", z))
 
 
 def activation_derivative(z: ArrayLike, activation: str | None) -> Array:
@@ -134,4 +134,4 @@ def activation_derivative(z: ArrayLike, activation: str | None) -> Array:
         array([0., 0., 1.])
     """
     _, derivative = _curve(activation)
-    return derivative(np.asarray(z, dtype=np.float64))
+    return derivative(as_float64("z", z))

@@ -26,11 +26,13 @@ from batchnorm.reference.channels import (
     Array,
     along_channels,
     as_batch,
+    as_float64,
     channel_mean,
     channel_sum,
     like,
     per_channel,
     training_batch,
+    values_per_channel,
 )
 
 __all__ = [
@@ -76,7 +78,7 @@ def batch_stats(x: ArrayLike) -> tuple[Array, Array]:
         (array([2., 5.]), array([1., 0.]))
     """
     x = as_batch(x)
-    if x.size == 0:
+    if values_per_channel(x) == 0:
         raise ValueError(f"batch_norm: x expected at least 1 value per channel, got shape {x.shape}")
     mean = channel_mean(x)
     var = channel_mean((x - along_channels(mean, x)) ** 2)
@@ -212,7 +214,7 @@ def update_running_stats(
         New ``running_mean``, ``running_var`` and ``num_batches_tracked``.
 
     Raises:
-        ValueError: If ``count`` is below 2: one value has no unbiased variance.
+        ValueError: If ``count`` is below 2 (one value has no unbiased variance), or a shape does not fit.
 
     References:
         Ioffe & Szegedy 2015, Algorithm 2, step 10, for M/(M − 1).
@@ -223,10 +225,12 @@ def update_running_stats(
     """
     if count < 2:
         raise ValueError(f"batch_norm: count expected at least 2 values per channel, got {count}")
-    running_mean, running_var, mean, var = (
-        np.asarray(values, dtype=np.float64) for values in (running_mean, running_var, mean, var)
-    )
-    num_batches_tracked += 1
+    running_mean = as_float64("running_mean", running_mean)
+    running_var = like("running_var", running_var, running_mean, "running_mean")
+    mean = like("mean", mean, running_mean, "running_mean")
+    var = like("var", var, running_mean, "running_mean")
+    # the counter may be an array or a tensor: it is read, not moved in place
+    count, num_batches_tracked = int(count), int(num_batches_tracked) + 1
     new = 1 / num_batches_tracked if momentum is None else momentum
     var_unbiased = var * count / (count - 1)
     running_mean = (1 - new) * running_mean + new * mean
@@ -328,8 +332,10 @@ grad_residual=array([[1.]]))
 
 def _normalized(x: Array, mean: ArrayLike, var: ArrayLike, eps: float) -> Array:
     mean, var = per_channel("mean", mean, x), per_channel("var", var, x)
-    if (var + eps <= 0).any():
-        raise ValueError(f"batch_norm: var expected var + eps above 0, got {np.min(var)} + {eps}")
+    # a NaN variance comes from the data and goes on, as in torch; a NaN eps is refused
+    lowest = np.nanmin(var, initial=np.inf)
+    if not lowest + eps > 0:
+        raise ValueError(f"batch_norm: var expected var + eps above 0, got {lowest} + {eps}")
     return (x - mean) / np.sqrt(var + eps)
 
 

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from batchnorm.reference.activations import activate
 from batchnorm.reference.batch_norm import batch_norm_predict
-from batchnorm.reference.channels import Array
+from batchnorm.reference.channels import Array, as_float64, unmasked
 from batchnorm.reference.moments import part_moments
 from batchnorm.reference.running import update_running_rows
 from batchnorm.reference.weighted import weighted_forward
@@ -55,10 +55,9 @@ class StepStatistics(NamedTuple):
         return cls(np.zeros(shape), np.ones(shape), np.zeros(max_steps, dtype=np.int64))
 
     def copy(self) -> "StepStatistics":
-        """Arrays of its own."""
-        return StepStatistics(
-            self.running_mean.copy(), self.running_var.copy(), self.num_batches_tracked.copy()
-        )
+        """Arrays of its own, of the dtypes above: integers could not move by a fraction."""
+        mean, var, batches = map(unmasked, self._fields, self)
+        return StepStatistics(mean.astype(np.float64), var.astype(np.float64), batches.astype(np.int64))
 
 
 class LSTMRunning(NamedTuple):
@@ -115,8 +114,8 @@ def batch_norm_lstm_forward(
         See `LSTMOutput`.
 
     Raises:
-        ValueError: If there are more steps than rows of running statistics, or ``lengths`` are not N
-            integers from 0 to T.
+        ValueError: If the shape of ``x``, ``h_0`` or ``c_0`` does not fit, there are more steps than rows of
+            running statistics, or ``lengths`` are not N integers from 0 to T.
 
     Example:
         >>> parameters = LSTMParameters(*(np.full(shape, 0.1) for shape in [(4, 1), (4, 1), 4, 4, 4, 1, 1]))
@@ -125,22 +124,23 @@ def batch_norm_lstm_forward(
         >>> out.output[:, 1, 0].round(4).tolist(), out.running.cell.num_batches_tracked.tolist()
         ([0.0523, 0.0, 0.0], [1, 0, 0])
     """
-    x = np.asarray(x, dtype=np.float64)
+    x = as_float64("x", x)
+    parameters = LSTMParameters(*map(as_float64, parameters._fields, parameters))
+    moved = LSTMRunning(*(path.copy() for path in running))
+    max_steps, hidden_size = moved.cell.running_mean.shape
+    inputs = parameters.weight_ih.shape[1]
+    if x.ndim != 3 or x.shape[2] != inputs:
+        raise ValueError(f"batch_norm_lstm: x expected shape (T, N, {inputs}), got {x.shape}")
     steps, sequences, _ = x.shape
-    max_steps, hidden_size = running.cell.running_mean.shape
     if steps > max_steps:
         raise ValueError(f"batch_norm_lstm: x expected at most {max_steps} steps, got {steps}")
-    ends = np.full(sequences, steps) if lengths is None else np.asarray(lengths)
+    ends = np.full(sequences, steps) if lengths is None else unmasked("lengths", lengths)
     if ends.shape != (sequences,) or ends.dtype.kind not in "iu" or (ends < 0).any() or (ends > steps).any():
         raise ValueError(
             f"batch_norm_lstm: lengths expected {sequences} integers from 0 to {steps}, got {lengths!r}"
         )
-    h, c = (
-        np.zeros((sequences, hidden_size)) if state is None else np.array(state, dtype=np.float64)
-        for state in (h_0, c_0)
-    )
+    h, c = (_state(name, state, (sequences, hidden_size)) for name, state in (("h_0", h_0), ("c_0", c_0)))
     output = np.zeros((steps, sequences, hidden_size))
-    moved = LSTMRunning(*(path.copy() for path in running))
 
     def normalize(
         values: Array, path: StepStatistics, step: int, gamma: Array, beta: Array | None = None
@@ -167,6 +167,16 @@ def batch_norm_lstm_forward(
         h[now] = _sigmoid(o) * np.tanh(cell)
         output[step, now] = h[now]
     return LSTMOutput(output, h, c, moved)
+
+
+def _state(name: str, values: ArrayLike | None, shape: tuple[int, int]) -> Array:
+    """A state to write into: the caller's stays."""
+    if values is None:
+        return np.zeros(shape)
+    state = as_float64(name, values).copy()
+    if state.shape != shape:
+        raise ValueError(f"batch_norm_lstm: {name} expected shape {shape}, got {state.shape}")
+    return state
 
 
 def _sigmoid(z: Array) -> Array:

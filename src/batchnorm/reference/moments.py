@@ -20,7 +20,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from batchnorm.reference.channels import Array, along_channels, as_batch, as_parts, as_weights, channel_sum
+from batchnorm.reference.channels import (
+    Array,
+    along_channels,
+    as_batch,
+    as_parts,
+    as_weights,
+    channel_sum,
+    like,
+)
 
 __all__ = ["Moments", "merge_moments", "normalizing_stats", "part_moments", "weighted_moments"]
 
@@ -168,7 +176,7 @@ def normalizing_stats(
         ``mean`` and ``var``, of the same shape.
 
     Raises:
-        ValueError: If a fallback is needed and none is given.
+        ValueError: If a fallback is needed and none is given, or it is of another shape.
     """
     lacking = moments.freedom == 0
     if fallback is None:
@@ -178,7 +186,7 @@ def normalizing_stats(
                 f"got fewer in {np.argwhere(lacking).tolist()}"
             )
         return moments.mean, moments.var
-    mean, var = (np.asarray(values, dtype=np.float64) for values in fallback)
+    mean, var = (like("fallback", values, moments.mean, "the moments") for values in fallback)
     return np.where(lacking, mean, moments.mean), np.where(lacking, var, moments.var)
 
 

@@ -13,7 +13,7 @@ References:
 import numpy as np
 from numpy.typing import ArrayLike
 
-from batchnorm.reference.channels import Array
+from batchnorm.reference.channels import Array, as_float64
 
 __all__ = ["renorm_correction", "renorm_limits"]
 
@@ -53,9 +53,9 @@ def renorm_correction(
         raise ValueError(f"batch_norm: r_max expected at least 1, got {r_max}")
     if not d_max >= 0:
         raise ValueError(f"batch_norm: d_max expected at least 0, got {d_max}")
-    mean, var, running_mean, running_var = (
-        np.asarray(values, dtype=np.float64) for values in (mean, var, running_mean, running_var)
-    )
+    mean, var = as_float64("mean", mean), as_float64("var", var)
+    running_mean = as_float64("running_mean", running_mean)
+    running_var = as_float64("running_var", running_var)
     sigma = np.sqrt(running_var + eps)
     r = np.clip(np.sqrt(var + eps) / sigma, 1 / r_max, r_max)
     d = np.clip((mean - running_mean) / sigma, -d_max, d_max)
@@ -84,7 +84,11 @@ def renorm_limits(
         >>> renorm_limits(15_000, warmup=5000)
         (1.5714285714285714, 2.5)
     """
-    start, r_end, d_end = (warmup, 8 * warmup, 5 * warmup) if isinstance(warmup, int) else warmup
+    # a layer's counter is a tensor, and so would the limits be
+    step = int(step)
+    if isinstance(warmup, int | np.integer):
+        warmup = (int(warmup), 8 * int(warmup), 5 * int(warmup))
+    start, r_end, d_end = warmup
     return _grown(step, start, r_end, 1.0, r_max), _grown(step, start, d_end, 0.0, d_max)
 
 

@@ -13,7 +13,7 @@ with the unbiased variance, whatever the kind. One part moves one row:
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from batchnorm.reference.channels import Array
+from batchnorm.reference.channels import Array, as_float64, like, unmasked
 from batchnorm.reference.moments import Moments
 
 __all__ = ["update_running_ghost", "update_running_rows"]
@@ -41,6 +41,9 @@ def update_running_rows(
     Returns:
         New ``running_mean``, ``running_var`` and ``num_batches_tracked``.
 
+    Raises:
+        ValueError: If a shape does not fit.
+
     References:
         Cooijmans et al. 2016, arXiv:1603.09025, section 3, for a row a time step.
 
@@ -52,11 +55,13 @@ def update_running_rows(
         >>> mean.tolist(), var.tolist(), batches.tolist()
         ([[0.2], [0.0]], [[1.1], [1.0]], [1, 0])
     """
-    running_mean, running_var = (
-        np.asarray(values, dtype=np.float64) for values in (running_mean, running_var)
-    )
+    running_mean = as_float64("running_mean", running_mean)
+    running_var = like("running_var", running_var, running_mean, "running_mean")
+    moments = Moments(*(like("moments", field, running_mean, "running_mean") for field in moments))
     moved = moments.freedom > 0
-    tracked = np.asarray(num_batches_tracked, dtype=np.int64) + moved.any(axis=-1)
+    counted = np.asarray(moved.any(axis=-1))
+    before = like("num_batches_tracked", num_batches_tracked, counted, "the rows")
+    tracked = before.astype(np.int64) + counted
     new = 1 / np.maximum(tracked, 1)[..., None] if momentum is None else momentum
     return (
         np.where(moved, (1 - new) * running_mean + new * moments.mean, running_mean),
@@ -85,11 +90,14 @@ def update_running_ghost(
         running_mean: ``(C,)``.
         running_var: ``(C,)``.
         num_batches_tracked: Parts before these, ``()``.
-        moments: ``(P, C)``.
+        moments: ``(P, C)``, or ``(C,)`` for a single part.
         momentum: Weight of each new part.
 
     Returns:
         New ``running_mean``, ``running_var`` and ``num_batches_tracked``.
+
+    Raises:
+        ValueError: If a shape does not fit.
 
     References:
         Hoffer, Hubara & Soudry 2017, arXiv:1705.08741, Algorithm 1. It averages standard deviations;
@@ -101,7 +109,11 @@ def update_running_ghost(
         >>> mean.tolist(), var.tolist(), parts.tolist()
         ([4.5], [0.75], 2)
     """
-    running = (np.asarray(running_mean), np.asarray(running_var), np.asarray(num_batches_tracked))
-    for fields in zip(*moments, strict=True):
+    running = (
+        as_float64("running_mean", running_mean),
+        as_float64("running_var", running_var),
+        unmasked("num_batches_tracked", num_batches_tracked),
+    )
+    for fields in zip(*map(np.atleast_2d, moments), strict=True):
         running = update_running_rows(*running, Moments(*fields), momentum)
     return running
