@@ -135,8 +135,9 @@ def test_training_needs_no_running_statistics(backend):
 
 
 @each_backend
+@pytest.mark.parametrize("nonfinite", ["propagate", "skip", "raise"])
 @pytest.mark.parametrize("momentum", [0.1, None])
-def test_an_empty_batch_is_counted_and_changes_nothing_else(backend, momentum):
+def test_an_empty_batch_is_counted_and_changes_nothing_else(backend, momentum, nonfinite):
     mean, var, batches = running = state()
     input = torch.empty(0, 2, 3, requires_grad=True)
     weight = torch.ones(2, requires_grad=True)
@@ -149,6 +150,7 @@ def test_an_empty_batch_is_counted_and_changes_nothing_else(backend, momentum):
         momentum=momentum,
         num_batches_tracked=batches,
         activation="relu",
+        nonfinite=nonfinite,
         backend=backend,
     )
     assert output.shape == input.shape
@@ -158,3 +160,40 @@ def test_an_empty_batch_is_counted_and_changes_nothing_else(backend, momentum):
     assert running[2].item() == 8
     for now, before in zip(running[:2], state()[:2], strict=True):
         assert torch.equal(now, before)
+
+
+def run_in(place, backend, training, dtype=torch.float32, parameters=torch.float32):
+    """Results of a step whose (C,) tensors lie where ``place`` puts them."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(8, 3, 5, generator=generator).to(dtype).requires_grad_()
+    mean, var, weight, bias = (
+        place((torch.rand(3, generator=generator) + 0.5).to(parameters)) for _ in "mvwb"
+    )
+    leaves = x, weight.requires_grad_(), bias.requires_grad_()
+    y = batch_norm(x, mean, var, weight, bias, training, backend=backend)
+    return y, *torch.autograd.grad(y.square().sum(), leaves), mean, var
+
+
+PLACES = {
+    "every second": lambda v: torch.stack([v, v.new_full(v.shape, torch.nan)], 1).flatten()[::2],
+    "a column": lambda v: torch.stack([v, v.new_full(v.shape, torch.nan)], 1)[:, 0],
+}
+
+
+@each_backend
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("place", PLACES)
+def test_parameters_and_statistics_may_lie_apart(place, training, backend):
+    found, expected = (run_in(where, backend, training) for where in (PLACES[place], torch.clone))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@each_backend
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_all_of_a_half_type(dtype, training, backend):
+    found = run_in(torch.clone, backend, training, dtype, dtype)
+    expected = run_in(lambda v: v.to(dtype).float(), backend, training, dtype)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other.to(dtype), rtol=0.02, atol=0.02)

@@ -95,8 +95,9 @@ for size in range(90, 130):
     norm(x[:, :, :size].contiguous())
 print(resident() - before)
 """
-    (megabytes,) = map(float, in_process(program))
-    assert megabytes < 30  # the 40 outputs together: 230
+    # what is freed goes back to the system, and is not kept for other tensors
+    (megabytes,) = map(float, in_process(program, MALLOC_MMAP_THRESHOLD_="131072"))
+    assert megabytes < 12  # the 40 outputs together: 230
 
 
 def test_a_child_process_normalizes_too():

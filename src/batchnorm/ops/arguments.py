@@ -89,6 +89,11 @@ def refuse_nonfinite(mean: Tensor, var: Tensor) -> None:
 
 
 def _refuse(input: Tensor, name: str, values: Tensor) -> NoReturn:
+    if values.dim() != 1:
+        raise RuntimeError(
+            f"batch_norm: {name} expected shape ({input.shape[1]},), as the input has channels, "
+            f"got {_shape(values)}"
+        )
     if values.shape != input.shape[1:2]:
         raise RuntimeError(
             f"batch_norm: input expected {values.numel()} channels, the size of {name}, "

@@ -92,7 +92,8 @@ def batch_norm(
         return autograd.normalize_batch(input, weight, bias, residual, eps, code, rung, running)[0]
     batch = (input, weight, bias, residual, eps, code, rung)
     output, mean, var = autograd.normalize_batch(*batch, None, measured=True)
-    refuse_nonfinite(mean, var)
+    if input.numel():  # an empty batch has statistics of none
+        refuse_nonfinite(mean, var)
     if running is not None:
         autograd.update_running(input, mean, var, rung, running)
     return output
@@ -108,14 +109,12 @@ def _torch_batch_norm(
     running: autograd.Running | None,
 ) -> Tensor:
     """Torch's own kernel, with our choices for momentum None and for batches that are not finite."""
-    if input.dtype in (torch.float16, torch.bfloat16):
-        # beside half data torch takes parameters and statistics of one dtype only; ours are float32
-        weight, bias = (None if p is None else p.float() for p in (weight, bias))
+    weight, bias = (None if p is None else _readable(p) for p in (weight, bias))
     if not training or running is None:
-        mean, var = running[:2] if running is not None else (None, None)
+        mean, var = (None, None) if running is None else map(_readable, running[:2])
         if nonfinite != "raise" or not training:
             return F.batch_norm(input, mean, var, weight, bias, training, 0.0, eps)
-    elif nonfinite == "propagate" and running[3] is not None:
+    elif nonfinite == "propagate" and running[3] is not None and all(_readable(r) is r for r in running[:2]):
         mean, var, counter = running[:3]
         if counter is not None:
             counter.add_(1)
@@ -126,6 +125,16 @@ def _torch_batch_norm(
     if running is not None:
         autograd.update_running(input, mean, var, "torch", running)
     return output
+
+
+def _readable(values: Tensor) -> Tensor:
+    """Parameters and statistics as torch's kernel reads them rightly, themselves where they are so.
+
+    Beside half data it takes those of one dtype only, and in 2.13 it reads strided ones past their end.
+    """
+    if values.dtype in (torch.float16, torch.bfloat16):
+        values = values.float()
+    return values if values.is_contiguous() else values.contiguous()
 
 
 def _torch_forward(

@@ -200,8 +200,8 @@ void Vector::set(int64_t c, double value) const { write(data, dtype, c * stride,
 int64_t* counter(const char* op, const Tensor& tensor) {
   int32_t found;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &found));
-  if (found != aoti_torch_dtype_int64() || tensor.numel() != 1)
-    refuse(op, "num_batches_tracked", "one int64 value", shape(tensor));
+  if (found != aoti_torch_dtype_int64()) refuse(op, "num_batches_tracked", "int64", "another dtype");
+  if (tensor.numel() != 1) refuse(op, "num_batches_tracked", "one value", shape(tensor));
   return static_cast<int64_t*>(tensor.mutable_data_ptr());
 }
 
