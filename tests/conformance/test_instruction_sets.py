@@ -32,7 +32,9 @@ def test_conformance_on_each_instruction_set(isa):
         pytest.skip("the other tests use this one")
     if chosen(isa).returncode:
         pytest.skip(f"this CPU has no {isa}")
-    tests = [str(HERE / f"test_{name}.py") for name in ("oracle", "parts", "properties", "rounding")]
+    tests = [
+        str(HERE / f"test_{name}.py") for name in ("oracle", "parts", "pooling", "properties", "rounding")
+    ]
     result = in_process(isa, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", "native", *tests)
     assert result.returncode == 0, result.stdout[-3000:]
     assert " passed" in result.stdout

@@ -335,6 +335,15 @@ def test_ours_from_the_start_become_torchs_but_not_within_a_round_trip():
     assert fingerprint(model[0]) == fingerprint(nn.BatchNorm1d(2))
 
 
+def test_averages_are_ours_alone():
+    model = nn.Sequential(bn.BatchNorm2d(2, avg_pool=2), nn.BatchNorm2d(2))
+    assert bn.revert(model)[1].left == {"0": "has an avg_pool, 2, which torch's layer has not"}
+    bn.convert(model, bn.stats.Ghost(2))
+    assert model[0].avg_pool == 2
+    bn.revert(model)
+    assert (model[0].avg_pool, type(model[1])) == (2, nn.BatchNorm2d)
+
+
 def test_ours_take_new_statistics_keep_their_options_and_give_both_back():
     model = nn.Sequential(bn.BatchNorm1d(2, activation="relu", backend="eager", nonfinite="skip"))
     before = fingerprint(model)
@@ -454,6 +463,12 @@ def test_our_layers_with_statistics_of_their_own_are_not_fused_in_passing():
     model = nn.Sequential(bn.BatchNorm1d(3, stats=bn.stats.Ghost(2)), nn.ReLU())
     _, report = bn.convert(model, fuse=True)
     assert report.left == {"0": "not fused: has statistics of its own, Ghost(size=2, last='merge')"}
+
+
+def test_a_layer_that_averages_takes_no_activation_from_behind():
+    model = nn.Sequential(bn.BatchNorm2d(3, avg_pool=2), nn.ReLU())
+    _, report = bn.convert(model, bn.stats.Batch(), fuse=True)
+    assert report.left == {"0": "not fused: averages over windows before what follows"}
 
 
 def test_a_layer_that_the_constructor_refuses_is_left_and_listed():

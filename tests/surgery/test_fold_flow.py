@@ -170,6 +170,22 @@ def test_a_second_batch_norm_is_not_folded_across_an_activation_or_a_residual(ac
     assert (list(report.folded), list(report.alone)) == (["norm"], ["other"])
 
 
+def test_our_layer_is_not_folded_into_what_follows_its_averages():
+    model = settled(nn.Sequential(nn.Tanh(), bn.BatchNorm2d(4, avg_pool=2), nn.Conv2d(4, 4, 1)))
+    folded, report = assert_folds(model, images(), images(size=7))
+    assert "adds, activates or averages before what follows" in report.alone["1"]
+    assert isinstance(folded[1], ScaleShift)
+
+
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_our_layer_keeps_its_averages(activation):
+    norm = bn.BatchNorm2d(4, activation=activation, avg_pool=3)
+    model = network(lambda net, x: net.norm(net.conv(x), residual=x), norm=norm)
+    folded, report = assert_folds(model, images(), images(size=7))
+    assert report.folded == {"norm": ("conv",)}
+    assert folded(images()).shape == norm(images()).shape
+
+
 @pytest.mark.parametrize("activation", [None, "relu"])
 @pytest.mark.parametrize("by_name", [True, False])
 def test_our_layer_keeps_its_residual_and_activation(activation, by_name):

@@ -1,4 +1,8 @@
-"""The textbook's LeNet, with a place of normalization before each activation."""
+"""The textbook's LeNet, with a place of normalization before each activation.
+
+The average pooling that follows the first two activations is part of their places: so a layer of ours does
+it in the same pass.
+"""
 
 import math
 
@@ -32,10 +36,9 @@ class LeNet(nn.Module):
     def __init__(self, norm: NormFactory, generator: torch.Generator, activation: str = "sigmoid") -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(1, 6, kernel_size=5)
-        self.norm1 = norm(6, 2, activation)
+        self.norm1 = norm(6, 2, activation, avg_pool=2)
         self.conv2 = nn.Conv2d(6, 16, kernel_size=5)
-        self.norm2 = norm(16, 2, activation)
-        self.pool = nn.AvgPool2d(2)
+        self.norm2 = norm(16, 2, activation, avg_pool=2)
         self.dense1 = nn.Linear(256, 120)
         self.norm3 = norm(120, 0, activation)
         self.dense2 = nn.Linear(120, 84)
@@ -49,8 +52,8 @@ class LeNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits ``(N, 10)`` of images ``(N, 1, 28, 28)``."""
-        x = self.pool(self.norm1(self.conv1(images)))  # (N, 6, 12, 12)
-        x = self.pool(self.norm2(self.conv2(x)))  # (N, 16, 4, 4)
+        x = self.norm1(self.conv1(images))  # (N, 6, 12, 12)
+        x = self.norm2(self.conv2(x))  # (N, 16, 4, 4)
         x = self.norm3(self.dense1(x.flatten(1)))
         x = self.norm4(self.dense2(x))
         logits: Tensor = self.output(x)

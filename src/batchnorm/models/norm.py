@@ -1,11 +1,12 @@
 """The normalization places of a network, filled with one kind of layer or another.
 
-A place is a module called as ``place(x)`` or ``place(x, residual=shortcut)``; it normalizes, adds and
-activates. Its name and its input are the same whatever fills it, so networks with and without batch
-normalization can be compared layer by layer.
+A place is a module called as ``place(x)`` or ``place(x, residual=shortcut)``; it normalizes, adds,
+activates and averages over windows. Its name and its input are the same whatever fills it, so networks
+with and without batch normalization can be compared layer by layer.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -13,19 +14,25 @@ from batchnorm.nn import BatchNorm1d, BatchNorm2d
 from batchnorm.nn.statistics import Statistics
 from batchnorm.ops import check_backend
 from batchnorm.ops.activations import activate, activation_code
+from batchnorm.ops.pooling import average
 
 __all__ = ["NORMS", "NormAct", "NormFactory", "is_empty", "norm_factory", "norm_sites"]
 
-NormFactory = Callable[[int, int, str | None], nn.Module]
-"""Makes a place from channels, spatial dimensions (0 or 2) and the activation's name."""
+
+class NormFactory(Protocol):
+    """Makes a place."""
+
+    def __call__(self, channels: int, spatial: int, activation: str | None, avg_pool: int = 1) -> nn.Module:
+        """Return one for so many channels and spatial dimensions, 0 or 2; see `batchnorm.BatchNorm2d`."""
 
 
 class NormAct(nn.Module):
-    """A place whose layer only normalizes: act(norm(x) + residual), as separate operations.
+    """A place whose layer only normalizes: pool(act(norm(x) + residual)), as separate operations.
 
     Args:
         norm: Any module from a tensor to one of the same shape; `torch.nn.Identity` for none.
         activation: As in `batchnorm.ops.ACTIVATIONS`.
+        avg_pool: Size of the windows that are averaged of images; 1 for none.
 
     Example:
         >>> import torch
@@ -34,20 +41,24 @@ class NormAct(nn.Module):
         [2.0, 0.0]
     """
 
-    def __init__(self, norm: nn.Module, activation: str | None = None) -> None:
+    def __init__(self, norm: nn.Module, activation: str | None = None, avg_pool: int = 1) -> None:
         super().__init__()
         self.norm = norm
         self.activation = activation
+        self.avg_pool = avg_pool
         self._code = activation_code(activation)
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Normalize, add, activate; the input's shape stays."""
+        """Normalize, add, activate, average."""
         output: Tensor = self.norm(input)
-        return activate(output if residual is None else output + residual, self._code)
+        output = activate(output if residual is None else output + residual, self._code)
+        return average(output, self.avg_pool)
 
     def extra_repr(self) -> str:
-        """The activation; the layer shows itself."""
-        return f"activation={self.activation!r}"
+        """The activation and the windows; the layer shows itself."""
+        return f"activation={self.activation!r}" + (
+            "" if self.avg_pool == 1 else f", avg_pool={self.avg_pool}"
+        )
 
 
 def norm_factory(
@@ -73,18 +84,18 @@ def norm_factory(
 
 
 def _none(backend: str, stats: Statistics | None) -> NormFactory:
-    return lambda channels, spatial, activation: NormAct(nn.Identity(), activation)
+    return lambda channels, spatial, activation, avg_pool=1: NormAct(nn.Identity(), activation, avg_pool)
 
 
 def _batch(backend: str, stats: Statistics | None) -> NormFactory:
-    return lambda channels, spatial, activation: (BatchNorm2d if spatial else BatchNorm1d)(
-        channels, activation=activation, stats=stats, backend=backend
+    return lambda channels, spatial, activation, avg_pool=1: (BatchNorm2d if spatial else BatchNorm1d)(
+        channels, activation=activation, avg_pool=avg_pool, stats=stats, backend=backend
     )
 
 
 def _torch(backend: str, stats: Statistics | None) -> NormFactory:
-    return lambda channels, spatial, activation: NormAct(
-        (nn.BatchNorm2d if spatial else nn.BatchNorm1d)(channels), activation
+    return lambda channels, spatial, activation, avg_pool=1: NormAct(
+        (nn.BatchNorm2d if spatial else nn.BatchNorm1d)(channels), activation, avg_pool
     )
 
 

@@ -12,11 +12,12 @@ from batchnorm.nn.corrections import correction_memory
 from batchnorm.nn.statistics import Batch, Cumulative, Frozen, Renorm, Rows, Scheduled, Statistics
 from batchnorm.ops import NONFINITE, batch_norm, check_backend
 from batchnorm.ops.activations import activation_code
+from batchnorm.ops.pooling import check_avg_pool
 
 __all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d"]
 
 # said in `repr` only where it is otherwise
-_USUAL = {"nonfinite": "propagate", "excluded": "zero", "channel_dim": 1, "backend": "auto"}
+_USUAL = {"avg_pool": 1, "nonfinite": "propagate", "excluded": "zero", "channel_dim": 1, "backend": "auto"}
 
 
 class _Layer(nn.modules.batchnorm._BatchNorm):
@@ -34,6 +35,7 @@ class _Layer(nn.modules.batchnorm._BatchNorm):
         *,
         bias: bool = True,
         activation: str | None = None,
+        avg_pool: int = 1,
         stats: Statistics | None = None,
         nonfinite: str = "propagate",
         excluded: str = "zero",
@@ -49,7 +51,12 @@ class _Layer(nn.modules.batchnorm._BatchNorm):
                 raise ValueError(f"batch_norm: {name} expected one of {', '.join(known)}, got {value!r}")
         if channel_dim not in (1, -1):
             raise ValueError(f"batch_norm: channel_dim expected 1 or -1, got {channel_dim!r}")
+        if check_avg_pool(avg_pool) > 1 and not (isinstance(self, nn.BatchNorm2d) and channel_dim == 1):
+            raise ValueError(
+                f"batch_norm: avg_pool expected 1 but for BatchNorm2d with channel_dim=1, got {avg_pool}"
+            )
         self.activation = activation
+        self.avg_pool = avg_pool
         self.nonfinite = nonfinite
         self.excluded = excluded
         self.channel_dim = channel_dim
@@ -119,7 +126,7 @@ class _Layer(nn.modules.batchnorm._BatchNorm):
         domain: int | Tensor | None = None,
         step: int | Sequence[int] | Tensor | None = None,
     ) -> Tensor:
-        """Return act(bn(input) + residual).
+        """Return act(bn(input) + residual), averaged over windows if the layer has an ``avg_pool``.
 
         Args:
             input: Shape ``(N, C, *spatial)`` with the layer's rank and C = ``num_features``; with
@@ -165,6 +172,7 @@ class _Layer(nn.modules.batchnorm._BatchNorm):
             num_batches_tracked=tracked,
             activation=self.activation,
             residual=residual,
+            avg_pool=self.avg_pool,
             nonfinite=self.nonfinite,
             backend=self.backend,
         )
@@ -245,6 +253,9 @@ class BatchNorm2d(_Layer, nn.BatchNorm2d):
         bias: Learn ``bias``, if affine.
         activation: None, ``relu``, ``leaky_relu``, ``relu6``, ``sigmoid``, ``tanh``, ``silu``,
             ``gelu`` or ``hardswish``, applied in the same kernel.
+        avg_pool: Size of the windows, side by side, whose averages are returned, as if
+            `torch.nn.AvgPool2d` followed; 1 for none. Of contiguous images that windows fill, the
+            compiled CPU kernels never store what is averaged.
         stats: Which statistics to normalize with, a kind or a sum of kinds of
             `batchnorm.nn.statistics`; `Batch()` if None.
         nonfinite: What a batch with NaN or infinite statistics does to the running ones:

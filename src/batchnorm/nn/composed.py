@@ -19,6 +19,7 @@ from batchnorm.ops.backend import is_transformed, kernel_rung
 from batchnorm.ops.collective import Ranks, agree, group_key, ranks_of
 from batchnorm.ops.composed import Given, Scaling, measure_all, normalize_parts
 from batchnorm.ops.moments import Moments
+from batchnorm.ops.pooling import average, check_windows
 from batchnorm.ops.running import rows_of, uncounted
 
 __all__ = ["EXCLUDED", "composed_forward"]
@@ -40,6 +41,8 @@ def composed_forward(
     if layer.channel_dim == -1:
         input, residual = input.movedim(-1, 1), None if residual is None else residual.movedim(-1, 1)
         mask = mask.movedim(-1, 1) if mask is not None and mask.dim() == input.dim() else mask
+    if layer.avg_pool != 1:
+        check_windows(layer.avg_pool, input)
     weights = None if mask is None else masks.as_weights(mask, input)
     cut = cut_batch(layer.stats, input, layer.learns(), as_domain(domain, input.shape[0]), as_step(step))
     row = _only_row(layer, input, cut)
@@ -49,7 +52,7 @@ def composed_forward(
     x, added, weights = (cut.arranged(values) for values in (input, residual, weights))
     assert x is not None
     if layer.channel_dim == 1:
-        return cut.restored(_masked(layer, x, added, weights, cut))
+        return average(cut.restored(_masked(layer, x, added, weights, cut)), layer.avg_pool)
     # (N, *spatial, C) is (N · positions, C): every position is a sample of its own
     shape, positions = x.movedim(1, -1).shape, x[:1, :1].numel()
     cut_rows = dataclasses.replace(cut, sizes=tuple(size * positions for size in cut.sizes))

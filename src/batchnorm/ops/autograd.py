@@ -43,19 +43,20 @@ def _forward(
     residual: Tensor | None,
     eps: float,
     activation: int,
+    avg_pool: int,
     rung: str,
     running: Running | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     kernels = kernels_of(rung)
     if running is None or are_operations_counted():
-        result = kernels.batch_norm_forward(input, weight, bias, residual, eps, activation)
+        result = kernels.batch_norm_forward(input, weight, bias, residual, eps, activation, avg_pool)
         if running is not None:
             with uncounted():
                 update_running(input, result[1], result[2], rung, running)
     else:
         mean, var, counter, momentum, skip = running
         result = kernels.batch_norm_forward_update(
-            input, weight, bias, residual, mean, var, counter, eps, activation, momentum, skip
+            input, weight, bias, residual, mean, var, counter, eps, activation, momentum, skip, avg_pool
         )
         _mark_changed(rung, mean, var)
     return cast(tuple[Tensor, Tensor, Tensor], result)
@@ -73,13 +74,14 @@ class _BatchNorm(Function):
         residual: Tensor | None,
         eps: float,
         activation: int,
+        avg_pool: int,
         rung: str,
         running: Running | None,
         measured: bool,
     ) -> tuple[Tensor, ...]:
-        output, mean, var = _forward(input, weight, bias, residual, eps, activation, rung, running)
+        output, mean, var = _forward(input, weight, bias, residual, eps, activation, avg_pool, rung, running)
         ctx.set_materialize_grads(False)
-        _keep(ctx, (input, weight, bias, residual, mean, var), (eps, activation, rung))
+        _keep(ctx, (input, weight, bias, residual, mean, var), (eps, activation, avg_pool, rung))
         if not measured:  # outputs that nobody needs take microseconds too
             return (output,)
         ctx.mark_non_differentiable(mean, var)
@@ -88,16 +90,16 @@ class _BatchNorm(Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor | None, *_: None) -> Any:
         if grad_output is None:
-            return (None,) * 9
+            return (None,) * 10
         input, weight, bias, residual, mean, var = ctx.saved_tensors
-        eps, activation, rung = ctx.settings
+        eps, activation, avg_pool, rung = ctx.settings
         if _is_followed():  # stay differentiable, through the statistics too
             rung = "eager"
             mean, var = eager.moments(input)
         gradients = kernels_of(rung).batch_norm_backward(
-            grad_output, input, weight, bias, residual, mean, var, eps, activation
+            grad_output, input, weight, bias, residual, mean, var, eps, activation, avg_pool
         )
-        return *_for_inputs(ctx, gradients, grad_output), None, None, None, None, None
+        return *_for_inputs(ctx, gradients, grad_output), None, None, None, None, None, None
 
 
 class _Normalize(Function):
@@ -114,21 +116,24 @@ class _Normalize(Function):
         var: Tensor,
         eps: float,
         activation: int,
+        avg_pool: int,
         rung: str,
     ) -> Tensor:
-        _keep(ctx, (input, weight, bias, residual, mean, var), (eps, activation, rung))
+        _keep(ctx, (input, weight, bias, residual, mean, var), (eps, activation, avg_pool, rung))
         kernels = kernels_of(rung)
-        return cast(Tensor, kernels.normalize(input, mean, var, weight, bias, residual, eps, activation))
+        return cast(
+            Tensor, kernels.normalize(input, mean, var, weight, bias, residual, eps, activation, avg_pool)
+        )
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:
         input, weight, bias, residual, mean, var = ctx.saved_tensors
-        eps, activation, rung = ctx.settings
+        eps, activation, avg_pool, rung = ctx.settings
         kernels = eager if _is_followed() else kernels_of(rung)
         gradients = kernels.normalize_backward(
-            grad_output, input, mean, var, weight, bias, residual, eps, activation
+            grad_output, input, mean, var, weight, bias, residual, eps, activation, avg_pool
         )
-        return *_for_inputs(ctx, gradients, grad_output), None, None, None, None, None
+        return *_for_inputs(ctx, gradients, grad_output), None, None, None, None, None, None
 
 
 def _is_followed() -> bool:
@@ -136,7 +141,7 @@ def _is_followed() -> bool:
     return torch.is_grad_enabled() or is_transformed()
 
 
-def _keep(ctx: Any, tensors: tuple[Tensor | None, ...], settings: tuple[float, int, str]) -> None:
+def _keep(ctx: Any, tensors: tuple[Tensor | None, ...], settings: tuple[float, int, int, str]) -> None:
     """Keep what a backward pass needs: without an activation neither what was added nor where z lies."""
     input, weight, bias, residual, mean, var = tensors
     ctx.settings, ctx.has_residual = settings, residual is not None
@@ -176,6 +181,7 @@ def normalize_batch(
     residual: Tensor | None,
     eps: float,
     activation: int,
+    avg_pool: int,
     rung: str,
     running: Running | None,
     measured: bool = False,
@@ -185,7 +191,7 @@ def normalize_batch(
     Returns:
         Output; if ``measured``, also the batch's mean and biased variance, which carry no gradient.
     """
-    arguments = (input, weight, bias, residual, eps, activation, rung, running)
+    arguments = (input, weight, bias, residual, eps, activation, avg_pool, rung, running)
     if is_transformed():
         result = _forward(*arguments[:-2], "eager", None)
         if running is not None:
@@ -201,7 +207,7 @@ def normalize_batch(
         if lean:
             output, mean, var = result
             again = kernels_of(rung).normalize
-            remember(output, again, input, mean, var, weight, bias, residual, eps, activation)
+            remember(output, again, input, mean, var, weight, bias, residual, eps, activation, avg_pool)
     else:
         result = _forward(*arguments)
     return cast(tuple[Tensor, ...], result)
@@ -236,17 +242,18 @@ def normalize(
     var: Tensor,
     eps: float,
     activation: int,
+    avg_pool: int,
     rung: str,
 ) -> Tensor:
     """Prediction under autograd, ``mean`` and ``var`` being constants."""
     if torch.is_grad_enabled() and not is_transformed():
         compiling = torch.compiler.is_compiling()
         apply: Callable[..., Any] = _Normalize.apply if compiling else _apply_normalize
-        output = apply(input, weight, bias, residual, mean, var, eps, activation, rung)
+        output = apply(input, weight, bias, residual, mean, var, eps, activation, avg_pool, rung)
         if not compiling:
             again = kernels_of(rung).normalize
-            remember(output, again, input, mean, var, weight, bias, residual, eps, activation)
+            remember(output, again, input, mean, var, weight, bias, residual, eps, activation, avg_pool)
     else:
         kernels = eager if is_transformed() else kernels_of(rung)
-        output = kernels.normalize(input, mean, var, weight, bias, residual, eps, activation)
+        output = kernels.normalize(input, mean, var, weight, bias, residual, eps, activation, avg_pool)
     return cast(Tensor, output)

@@ -8,6 +8,7 @@ from batchnorm.ops import autograd, eager
 from batchnorm.ops.activations import activate, activation_code
 from batchnorm.ops.arguments import check_arguments, refuse_nonfinite, refuse_one_value
 from batchnorm.ops.backend import resolve_backend
+from batchnorm.ops.pooling import average, check_windows, is_within
 
 __all__ = ["batch_norm"]
 
@@ -25,10 +26,11 @@ def batch_norm(
     num_batches_tracked: Tensor | None = None,
     activation: str | None = None,
     residual: Tensor | None = None,
+    avg_pool: int = 1,
     nonfinite: str = "propagate",
     backend: str = "auto",
 ) -> Tensor:
-    """Batch normalization, then an addition and an activation: act(bn(input) + residual).
+    """Batch normalization, then an addition, an activation and pooling: pool(act(bn(input) + residual)).
 
     Args:
         input: Shape ``(N, C, *spatial)``; float64, float32, float16 or bfloat16; contiguous or
@@ -45,13 +47,15 @@ def batch_norm(
         activation: None, ``relu``, ``leaky_relu`` (0.01), ``relu6``, ``sigmoid``, ``tanh``,
             ``silu``, ``gelu`` (exact form) or ``hardswish``.
         residual: Added before the activation; the input's shape and dtype.
+        avg_pool: Size of the windows, side by side, whose averages are returned of images, as by
+            `torch.nn.functional.avg_pool2d`; 1 for none.
         nonfinite: What a batch with NaN or infinite statistics does to the running ones:
             ``propagate`` (as torch), ``skip`` (they keep their values, and the counter too) or
             ``raise``.
         backend: ``auto``, ``eager``, ``native`` or ``torch``; see `backend.resolve_backend`.
 
     Returns:
-        The input's shape, dtype and memory format.
+        The input's shape, with H and W divided by ``avg_pool``, its dtype and memory format.
 
     Raises:
         ValueError: If there is one value per channel in training, ``eps`` is out of range, or an
@@ -79,24 +83,30 @@ def batch_norm(
     check_arguments(input, running_mean, running_var, weight, bias, residual, training, eps, nonfinite)
     if training and input.numel() == input.shape[1] > 0:
         refuse_one_value(input)
+    if avg_pool != 1:
+        check_windows(avg_pool, input)
+    within = avg_pool if avg_pool == 1 or is_within(rung, input, residual, avg_pool) else 1
     running: autograd.Running | None = None
     if running_mean is not None and running_var is not None:
         running = (running_mean, running_var, num_batches_tracked, momentum, nonfinite == "skip")
     if rung == "torch":
         output = _torch_batch_norm(input, weight, bias, training, eps, nonfinite, running)
-        return activate(output if residual is None else output + residual, code)
-    if not training:
+        output = activate(output if residual is None else output + residual, code)
+    elif not training:
         assert running is not None  # check_arguments
-        return autograd.normalize(input, weight, bias, residual, running[0], running[1], eps, code, rung)
-    if nonfinite != "raise":
-        return autograd.normalize_batch(input, weight, bias, residual, eps, code, rung, running)[0]
-    batch = (input, weight, bias, residual, eps, code, rung)
-    output, mean, var = autograd.normalize_batch(*batch, None, measured=True)
-    if input.numel():  # an empty batch has statistics of none
-        refuse_nonfinite(mean, var)
-    if running is not None:
-        autograd.update_running(input, mean, var, rung, running)
-    return output
+        statistics = running[:2]
+        output = autograd.normalize(input, weight, bias, residual, *statistics, eps, code, within, rung)
+    else:
+        batch = (input, weight, bias, residual, eps, code, within, rung)
+        if nonfinite != "raise":
+            output = autograd.normalize_batch(*batch, running)[0]
+        else:
+            output, mean, var = autograd.normalize_batch(*batch, None, measured=True)
+            if input.numel():  # an empty batch has statistics of none
+                refuse_nonfinite(mean, var)
+            if running is not None:
+                autograd.update_running(input, mean, var, rung, running)
+    return output if within == avg_pool else average(output, avg_pool)
 
 
 def _torch_batch_norm(

@@ -9,6 +9,7 @@ Legend: N batch, C channels (dimension 1), M values per channel; ``mean``, ``var
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from batchnorm.ops.activations import activate, activation_derivative
@@ -110,10 +111,14 @@ def normalize(
     residual: Tensor | None,
     eps: float,
     activation: int,
+    avg_pool: int = 1,
 ) -> Tensor:
-    """Normalize with given statistics: act(weight · (x − mean) / √(var + eps) + bias + residual)."""
-    z = _affine(_normalized(input, mean, var, eps), weight, bias, residual)
-    return as_output(activate(z, activation), input)
+    """Normalize with given statistics: act(weight · (x − mean) / √(var + eps) + bias + residual).
+
+    With ``avg_pool`` above 1 return the averages of windows of that size, of which an image has whole ones.
+    """
+    y = activate(_affine(_normalized(input, mean, var, eps), weight, bias, residual), activation)
+    return as_output(y if avg_pool == 1 else F.avg_pool2d(y, avg_pool), input)
 
 
 def batch_norm_forward(
@@ -123,10 +128,11 @@ def batch_norm_forward(
     residual: Tensor | None,
     eps: float,
     activation: int,
+    avg_pool: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Normalize with the batch's own statistics; returns output, ``mean`` and biased ``var``."""
     mean, var = moments(input)
-    return normalize(input, mean, var, weight, bias, residual, eps, activation), mean, var
+    return normalize(input, mean, var, weight, bias, residual, eps, activation, avg_pool), mean, var
 
 
 def _through_affine(
@@ -136,9 +142,12 @@ def _through_affine(
     bias: Tensor | None,
     residual: Tensor | None,
     activation: int,
+    avg_pool: int = 1,
 ) -> Tensor:
     """Gradient of the pre-activation, in the accumulation dtype."""
     grad = grad_output.to(x_hat.dtype)
+    if avg_pool > 1:
+        grad = F.interpolate(grad / avg_pool**2, scale_factor=avg_pool, mode="nearest")
     if activation:
         grad = grad * activation_derivative(_affine(x_hat, weight, bias, residual), activation)
     return grad
@@ -160,6 +169,7 @@ def normalize_backward(
     residual: Tensor | None,
     eps: float,
     activation: int,
+    avg_pool: int = 1,
 ) -> Gradients:
     """Backward of `normalize`, the statistics being constants.
 
@@ -168,7 +178,7 @@ def normalize_backward(
         ``grad_residual``, empty where it would equal ``grad_output`` or there is no residual.
     """
     x_hat = _normalized(input, mean, var, eps)
-    grad = _through_affine(grad_output, x_hat, weight, bias, residual, activation)
+    grad = _through_affine(grad_output, x_hat, weight, bias, residual, activation, avg_pool)
     scale = torch.rsqrt(var + eps) if weight is None else weight * torch.rsqrt(var + eps)
     grad_input = as_output(grad * _per_channel(scale, input), input)
     grad_weight, grad_bias = _channel_sum(grad * x_hat), _channel_sum(grad)
@@ -185,6 +195,7 @@ def batch_norm_backward(
     var: Tensor,
     eps: float,
     activation: int,
+    avg_pool: int = 1,
 ) -> Gradients:
     """Backward of `batch_norm_forward`, through the statistics too.
 
@@ -195,7 +206,7 @@ def batch_norm_backward(
         As `normalize_backward`.
     """
     x_hat = _normalized(input, mean, var, eps)
-    grad = _through_affine(grad_output, x_hat, weight, bias, residual, activation)
+    grad = _through_affine(grad_output, x_hat, weight, bias, residual, activation, avg_pool)
     grad_weight, grad_bias = _channel_sum(grad * x_hat), _channel_sum(grad)
     count = max(_count(input), 1)
     scale = torch.rsqrt(var + eps) if weight is None else weight * torch.rsqrt(var + eps)
@@ -257,9 +268,10 @@ def batch_norm_forward_update(
     activation: int,
     momentum: float | None,
     skip_nonfinite: bool,
+    avg_pool: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`batch_norm_forward`, then `update_running_stats` with what it found."""
-    output, mean, var = batch_norm_forward(input, weight, bias, residual, eps, activation)
+    output, mean, var = batch_norm_forward(input, weight, bias, residual, eps, activation, avg_pool)
     update_running_stats(
         running_mean,
         running_var,

@@ -7,7 +7,8 @@ these ops costs half the overhead of `register_autograd` on small tensors.
 
 Legend: N batch, C channels, M values per channel. ``mean``, ``var`` (biased) are (C,) in the
 accumulation dtype: float64 for float64 input, else float32. ``activation`` is a place in
-`activations.ACTIVATIONS`, ``sizes`` cuts the batch as `parts` says.
+`activations.ACTIVATIONS`, ``sizes`` cuts the batch as `parts` says. ``avg_pool`` above 1: the output is
+the averages of windows of that size, for contiguous images of whole windows.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,18 +23,18 @@ __all__ = ["LIBRARY", "SCHEMAS"]
 
 SCHEMAS = (
     "batch_norm_forward(Tensor input, Tensor? weight, Tensor? bias, Tensor? residual,"
-    " float eps, int activation) -> (Tensor output, Tensor mean, Tensor var)",
+    " float eps, int activation, int avg_pool=1) -> (Tensor output, Tensor mean, Tensor var)",
     "batch_norm_forward_update(Tensor input, Tensor? weight, Tensor? bias, Tensor? residual,"
     " Tensor(a!) running_mean, Tensor(b!) running_var, Tensor(c!)? num_batches_tracked,"
-    " float eps, int activation, float? momentum, bool skip_nonfinite)"
+    " float eps, int activation, float? momentum, bool skip_nonfinite, int avg_pool=1)"
     " -> (Tensor output, Tensor mean, Tensor var)",
     "batch_norm_backward(Tensor grad_output, Tensor input, Tensor? weight, Tensor? bias,"
-    " Tensor? residual, Tensor mean, Tensor var, float eps, int activation)"
+    " Tensor? residual, Tensor mean, Tensor var, float eps, int activation, int avg_pool=1)"
     " -> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias, Tensor grad_residual)",
     "normalize(Tensor input, Tensor mean, Tensor var, Tensor? weight, Tensor? bias,"
-    " Tensor? residual, float eps, int activation) -> Tensor",
+    " Tensor? residual, float eps, int activation, int avg_pool=1) -> Tensor",
     "normalize_backward(Tensor grad_output, Tensor input, Tensor mean, Tensor var, Tensor? weight,"
-    " Tensor? bias, Tensor? residual, float eps, int activation)"
+    " Tensor? bias, Tensor? residual, float eps, int activation, int avg_pool=1)"
     " -> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias, Tensor grad_residual)",
     "update_running_stats(Tensor(a!) running_mean, Tensor(b!) running_var,"
     " Tensor(c!)? num_batches_tracked, Tensor mean, Tensor var, SymInt count, float? momentum,"
@@ -60,8 +61,54 @@ def _fake_output(input: Tensor, *_: object) -> Tensor:
     return torch.empty_like(input, memory_format=eager.output_format(input))
 
 
-def _fake_forward(input: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
-    return _fake_output(input), *_fake_statistics(input)
+def _fake_averages(input: Tensor, avg_pool: int) -> Tensor:
+    if avg_pool == 1:
+        return _fake_output(input)
+    *outer, height, width = input.shape
+    return input.new_empty((*outer, height // avg_pool, width // avg_pool))
+
+
+def _fake_forward(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    eps: float,
+    activation: int,
+    avg_pool: int = 1,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _fake_averages(input, avg_pool), *_fake_statistics(input)
+
+
+def _fake_forward_update(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    running_mean: Tensor,
+    running_var: Tensor,
+    num_batches_tracked: Tensor | None,
+    eps: float,
+    activation: int,
+    momentum: float | None,
+    skip_nonfinite: bool,
+    avg_pool: int = 1,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _fake_averages(input, avg_pool), *_fake_statistics(input)
+
+
+def _fake_normalize(
+    input: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    eps: float,
+    activation: int,
+    avg_pool: int = 1,
+) -> Tensor:
+    return _fake_averages(input, avg_pool)
 
 
 def _fake_gradients(
@@ -81,6 +128,7 @@ def _fake_backward(
     var: Tensor,
     eps: float,
     activation: int,
+    avg_pool: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return _fake_gradients(input, residual, activation)
 
@@ -95,6 +143,7 @@ def _fake_normalize_backward(
     residual: Tensor | None,
     eps: float,
     activation: int,
+    avg_pool: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return _fake_gradients(input, residual, activation)
 
@@ -131,9 +180,9 @@ def _fake_backward_apply(grad_output: Tensor, input: Tensor, *_: object) -> Tens
 
 _FAKES: dict[str, Callable[..., Any]] = {
     "batch_norm_forward": _fake_forward,
-    "batch_norm_forward_update": _fake_forward,
+    "batch_norm_forward_update": _fake_forward_update,
     "batch_norm_backward": _fake_backward,
-    "normalize": _fake_output,
+    "normalize": _fake_normalize,
     "normalize_backward": _fake_normalize_backward,
     "update_running_stats": _fake_update,
     "moments": _fake_moments,

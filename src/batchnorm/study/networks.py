@@ -66,7 +66,9 @@ def places(norm: str) -> NormFactory:
     if kind not in _OTHERS:
         known = ", ".join(("none", "batch", *_STATISTICS, *_OTHERS))
         raise ValueError(f"study: norm expected one of {known}, got {norm!r}")
-    return lambda channels, spatial, activation: NormAct(_OTHERS[kind](channels, spatial, number), activation)
+    return lambda channels, spatial, activation, avg_pool=1: NormAct(
+        _OTHERS[kind](channels, spatial, number), activation, avg_pool
+    )
 
 
 _STATISTICS: dict[str, Callable[[str], Statistics]] = {
@@ -125,8 +127,8 @@ def lenet(
     number = itertools.count(1)
     chosen, none = places(norm), places("none")
 
-    def factory(channels: int, spatial: int, activation: str | None) -> nn.Module:
-        place = (chosen if str(next(number)) in at else none)(channels, spatial, activation)
+    def factory(channels: int, spatial: int, activation: str | None, avg_pool: int = 1) -> nn.Module:
+        place = (chosen if str(next(number)) in at else none)(channels, spatial, activation, avg_pool)
         return nn.Sequential(place, nn.Dropout(dropout)) if dropout and not spatial else place
 
     network = build("lenet", norm=factory, seed=seed, activation=activation)

@@ -19,13 +19,14 @@ FORWARDS = (nn.BatchNorm2d, nn.SyncBatchNorm, BatchNorm2d)
 
 @dataclasses.dataclass(frozen=True)
 class Constants:
-    """What a batch norm does in prediction: act(scale · input + shift + residual).
+    """What a batch norm does in prediction: pool(act(scale · input + shift + residual)).
 
     Attributes:
         scale: weight / √(running_var + eps), ``(C,)``; float64, on the CPU.
         shift: bias − running_mean · scale, likewise.
         fused: Whether it is one of our layers, which may be called with a residual.
         activation: Of our layers; None elsewhere.
+        avg_pool: Size of the windows that are averaged; 1 for none.
         channel_dim: Axis of the channels: 1, or -1 for ours with that argument.
         dims: The only rank of input that the layer takes; None if there are several.
         dtype: In which the layer computes.
@@ -36,10 +37,15 @@ class Constants:
     shift: Tensor
     fused: bool
     activation: str | None
+    avg_pool: int
     channel_dim: int
     dims: int | None
     dtype: torch.dtype
     requires_grad: bool
+
+    def is_all(self) -> bool:
+        """Whether scale and shift are all that it does, without a residual."""
+        return self.activation is None and self.avg_pool == 1
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -113,6 +119,7 @@ def constants_of(module: nn.Module, name: str) -> Constants | str:
         shift,
         fused,
         getattr(module, "activation", None) if fused else None,
+        getattr(module, "avg_pool", 1) if fused else 1,
         getattr(module, "channel_dim", 1) if fused else 1,
         next((dims for kind, dims in _RANKS if isinstance(module, kind)), None),
         torch.promote_types(running_mean.dtype, torch.float32),

@@ -142,6 +142,8 @@ def revert(model: Model) -> tuple[Model, ConversionReport]:
             left[name] = f"is of a class of its own: {type(layer).__name__}"
         elif not undo and layer.activation is not None:
             left[name] = f"has an activation, {layer.activation}, which torch's layer has not"
+        elif not undo and layer.avg_pool != 1:
+            left[name] = f"has an avg_pool, {layer.avg_pool}, which torch's layer has not"
         else:
             if undo and layer.activation != vars(layer)[ORIGIN].attributes.get("activation"):
                 fused[name] = str(layer.activation)

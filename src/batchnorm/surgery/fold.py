@@ -186,10 +186,10 @@ def _apply(found: Match, modules: Mapping[str, nn.Module], undo: contextlib.Exit
             values.to(next(_values(norm)).device, constants.dtype)
             for values in (constants.scale, constants.shift)
         )
-        remains = ScaleShift(weight, bias, constants.activation, constants.channel_dim)
+        remains = ScaleShift(weight, bias, constants.activation, constants.avg_pool, constants.channel_dim)
         remains.requires_grad_(constants.requires_grad)
     elif constants.fused or found.dims is not None:
-        remains = Folded(constants.activation, found.dims)
+        remains = Folded(constants.activation, constants.avg_pool, found.dims)
     else:
         remains = nn.Identity()
     for name in _OPTIONS & vars(norm).keys():  # code around it may ask, for num_features above all

@@ -126,7 +126,7 @@ class _Matcher:
             except _CannotError as reason:
                 reasons.append(str(reason))
             else:
-                if constants.activation is None and not any(map(_residual_of, _known(calls))):
+                if constants.is_all() and not any(map(_residual_of, _known(calls))):
                     self.passing.add(norm)
                 return found
         return Match(name, constants, why="; ".join(dict.fromkeys(reasons)))
@@ -158,8 +158,8 @@ class _Matcher:
     def _after(self, norm: nn.Module, name: str, constants: Constants) -> Match:
         layers: dict[str, Weighted] = {}
         for call in self._calls(norm):
-            if constants.activation is not None or _residual_of(call) is not None:
-                raise _CannotError("adds or activates before what follows")
+            if not constants.is_all() or _residual_of(call) is not None:
+                raise _CannotError("adds, activates or averages before what follows")
             for value, user in self._consumers(call):
                 layer = self._layer(user, "feeds")
                 if not _is_only_input(value, user):

@@ -104,7 +104,13 @@ def plan_fusions(
     left: dict[str, str] = {}
     claimed: set[fx.Node] = set()
     for name, layer in layers.items():
-        found = _places(layer, sites) if layer.activation is None else "has an activation already"
+        found: list[_Place] | str
+        if layer.activation is not None:
+            found = "has an activation already"
+        elif layer.avg_pool != 1:
+            found = "averages over windows before what follows"
+        else:
+            found = _places(layer, sites)
         if isinstance(found, str):
             left[name] = found
         elif any(place.pair.act in claimed for place in found):

@@ -1,4 +1,4 @@
-"""What stands where a batch norm was after folding: nothing, its activation, or one scale and shift."""
+"""What stands where a batch norm was after folding: nothing, what followed it, or one scale and shift."""
 
 import torch
 from torch import Tensor, fx, nn
@@ -37,22 +37,25 @@ def _scale_shift(input: Tensor, weight: Tensor, bias: Tensor, channel_dim: int) 
 
 
 class Folded(nn.Module):
-    """The rest of a batch norm whose scale and shift went into a neighbour: act(input + residual).
+    """The rest of a batch norm whose scale and shift went into a neighbour: pool(act(input + residual)).
 
     Args:
         activation: As in `batchnorm.ops.ACTIVATIONS`.
+        avg_pool: Size of the windows that are averaged; 1 for none.
         dims: Rank that the input must have for the neighbour's output channels to be those that the batch
             norm normalized; None for any. `torch.nn.BatchNorm1d` takes ``(N, C)`` and ``(N, C, L)``, but
             only the first may be folded into a Linear, whose channels are the last axis.
     """
 
-    def __init__(self, activation: str | None = None, dims: int | None = None) -> None:
+    def __init__(self, activation: str | None = None, avg_pool: int = 1, dims: int | None = None) -> None:
         super().__init__()
         self.activation = _ACTIVATIONS[activation]()
+        if avg_pool > 1:
+            self.activation = nn.Sequential(self.activation, nn.AvgPool2d(avg_pool))
         self.dims = dims
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Check the rank, add, activate."""
+        """Check the rank, add, activate, average."""
         if self.dims is not None:
             input = _expect_rank(input, self.dims)
         return self._finish(input, residual)
@@ -69,12 +72,13 @@ class Folded(nn.Module):
 
 
 class ScaleShift(Folded):
-    """A batch norm that predicts, in one step: act(input · weight + bias + residual).
+    """A batch norm that predicts, in one step: pool(act(input · weight + bias + residual)).
 
     Args:
         weight: Scale per channel, ``(C,)``.
         bias: Shift per channel, ``(C,)``.
         activation: As in `batchnorm.ops.ACTIVATIONS`.
+        avg_pool: Size of the windows that are averaged; 1 for none.
         channel_dim: Axis of the channels, 1 or -1.
 
     Shape:
@@ -87,15 +91,20 @@ class ScaleShift(Folded):
     """
 
     def __init__(
-        self, weight: Tensor, bias: Tensor, activation: str | None = None, channel_dim: int = 1
+        self,
+        weight: Tensor,
+        bias: Tensor,
+        activation: str | None = None,
+        avg_pool: int = 1,
+        channel_dim: int = 1,
     ) -> None:
-        super().__init__(activation)
+        super().__init__(activation, avg_pool)
         self.channel_dim = channel_dim
         self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(bias)
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Scale, shift, add, activate."""
+        """Scale, shift, add, activate, average."""
         return self._finish(_scale_shift(input, self.weight, self.bias, self.channel_dim), residual)
 
     def extra_repr(self) -> str:

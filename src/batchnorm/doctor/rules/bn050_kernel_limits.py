@@ -55,6 +55,7 @@ def _is_plain(layer: Layer, input: Tensor) -> bool:
         and layer.mean is not None
         and layer.mean.shape == input.shape[1:2]
         and getattr(layer.module, "activation", None) is None
+        and getattr(layer.module, "avg_pool", 1) == 1
         and getattr(layer.module, "channel_dim", 1) == 1
     )
 

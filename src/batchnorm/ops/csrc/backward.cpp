@@ -33,12 +33,13 @@ class Aside {
 
 Gradients backward(const char* op, const Tensor& grad_output, const Tensor& input,
                    const OptionalTensor& weight, const OptionalTensor& bias, const OptionalTensor& residual,
-                   const Tensor& mean, const Tensor& var, double eps, int64_t activation, bool frozen) {
+                   const Tensor& mean, const Tensor& var, double eps, int64_t activation, int64_t avg_pool,
+                   bool frozen) {
   check_activation(op, activation);
-  const Batch batch(op, input);
+  const Batch batch(op, input, false, avg_pool);
   const Geometry& g = batch.geometry;
   const bool through_residual = residual.has_value() && activation != IDENTITY;
-  const Tensor grad = batch.like(grad_output, "grad_output");
+  const Tensor grad = batch.like(grad_output, "grad_output", batch.windows.size);
   const OptionalTensor added =
       through_residual ? OptionalTensor(batch.like(*residual, "residual")) : OptionalTensor();
   const Tensor m = batch.channels(mean, "mean"), v = batch.channels(var, "var");
@@ -64,8 +65,9 @@ Gradients backward(const char* op, const Tensor& grad_output, const Tensor& inpu
   coefficients.pass_to(task);
 
   const Kernels& k = batch.kernels();
-  const Reduce gradients = k.gradients[activation][through_residual];
-  Map input_gradient = k.input_gradient[activation][through_residual];
+  const Besides besides = batch.besides(residual);
+  const Reduce gradients = k.gradients[activation][besides];
+  Map input_gradient = k.input_gradient[activation][besides];
   Task second = task;
   const Aside aside(batch, activation);
   if (aside) {
@@ -74,7 +76,7 @@ Gradients backward(const char* op, const Tensor& grad_output, const Tensor& inpu
     // The first pass wrote dz, and nothing was lost: the second starts from there. Not where dz went past the
     // cache and the group that it came from is still in it.
     second.grad = task.dz;
-    input_gradient = k.input_gradient[IDENTITY][0];
+    input_gradient = k.input_gradient[IDENTITY][PLAIN];
   }
   const double count = static_cast<double>(batch.values_per_channel());
   if (count == 0)
@@ -111,16 +113,17 @@ Gradients backward(const char* op, const Tensor& grad_output, const Tensor& inpu
 
 Gradients batch_norm_backward(const Tensor& grad_output, const Tensor& input, const OptionalTensor& weight,
                               const OptionalTensor& bias, const OptionalTensor& residual, const Tensor& mean,
-                              const Tensor& var, double eps, int64_t activation) {
+                              const Tensor& var, double eps, int64_t activation, int64_t avg_pool) {
   return backward("batch_norm_backward", grad_output, input, weight, bias, residual, mean, var, eps,
-                  activation, false);
+                  activation, avg_pool, false);
 }
 
 Gradients normalize_backward(const Tensor& grad_output, const Tensor& input, const Tensor& mean,
                              const Tensor& var, const OptionalTensor& weight, const OptionalTensor& bias,
-                             const OptionalTensor& residual, double eps, int64_t activation) {
+                             const OptionalTensor& residual, double eps, int64_t activation,
+                             int64_t avg_pool) {
   return backward("normalize_backward", grad_output, input, weight, bias, residual, mean, var, eps,
-                  activation, true);
+                  activation, avg_pool, true);
 }
 
 }  // namespace batchnorm

@@ -7,7 +7,7 @@
 
 #include "activation.h"
 #include "strips.h"
-#include "sweep.h"
+#include "windows.h"
 
 namespace batchnorm::BATCHNORM_ISA {
 
@@ -89,20 +89,22 @@ template <class T> struct Columns : Strips<T> {
     });
   }
 
-  template <int activation, bool has_residual>
+  template <int activation, Besides besides>
   static void normalize(const Task& t, int64_t group, int64_t segment) {
+    constexpr bool has_residual = besides == RESIDUAL, averaged = besides == AVERAGES;
     alignas(64) Scratch scratch[3];
     const A* mean = coefficient(t, MEAN, group, scratch[0]);
     const A* scale = coefficient(t, SCALE, group, scratch[1]);
     const A* shift = coefficient(t, SHIFT, group, scratch[2]);
     const Geometry& g = t.geometry;
     const int64_t stride = g.row_stride;
-    const Tiling tiling(g, Walk::FORWARD, has_residual, t.stream);
+    const Tiling tiling(g, averaged ? 1 : Walk::FORWARD, has_residual, t.stream && !averaged);
     each_tile(g, tiling, group, segment, [&](int64_t start, int64_t width, int64_t rows) {
       const T* x = static_cast<const T*>(t.x) + start;
       const T* residual = static_cast<const T*>(t.residual) + start;
-      T* out = static_cast<T*>(t.out) + start;
-      const Way way(t.stream, out, width);
+      alignas(64) T whole[averaged ? MAX_WIDTH : 1];
+      T* out = averaged ? whole : static_cast<T*>(t.out) + start;
+      const Way way(t.stream && !averaged, out, width);
       sweep<A>(width, way.head, [&](int64_t j, int, auto lanes) {
         const V m = lanes.load(mean + j), by = lanes.load(scale + j), plus = lanes.load(shift + j);
         for (int64_t r = 0, at = j; r < rows; ++r, at += stride) {
@@ -115,6 +117,7 @@ template <class T> struct Columns : Strips<T> {
           lanes.write(way.past_cache, out + at, activate<activation, A>(z));
         }
       });
+      if constexpr (averaged) average_windows(t, whole, start, width);
     });
     if (t.stream) end_stream();
   }
@@ -137,12 +140,14 @@ template <class T> struct Columns : Strips<T> {
     return {d, through<activation, A>(lanes.load(grad), z)};
   }
 
-  template <int activation, bool has_residual>
+  template <int activation, Besides besides>
   static void gradients(const Task& t, int64_t group, int64_t segment, double* sums) {
+    constexpr bool has_residual = besides == RESIDUAL, averaged = besides == AVERAGES;
     const Geometry& g = t.geometry;
     const bool keep = has_residual || t.dz;
     const int64_t stride = g.row_stride;
-    const Tiling tiling(g, Walk::BACKWARD, has_residual || is_heavy(activation), has_residual && t.stream);
+    const Tiling tiling(g, averaged ? 1 : Walk::BACKWARD, has_residual || is_heavy(activation),
+                        has_residual && t.stream);
     const Strip strip(g, group);
     alignas(64) Scratch scratch[3], first, second;
     const A* mean = coefficient(t, MEAN, group, scratch[0]);
@@ -153,7 +158,9 @@ template <class T> struct Columns : Strips<T> {
       for (int64_t j = 0; j < width; ++j) first[j] = 0, second[j] = 0;
       tiling.each(g, start + strip.start, rows, [&](int64_t start, int64_t rows) {
         const T* x = static_cast<const T*>(t.x) + start;
-        const T* grad = static_cast<const T*>(t.grad) + start;
+        const T* grad = static_cast<const T*>(t.grad) + (averaged ? t.windows.averages(start) : start);
+        alignas(64) T whole[averaged ? MAX_WIDTH : 1];
+        if constexpr (averaged) grad = spread_windows(t.windows, grad, width, whole);
         const T* residual = static_cast<const T*>(t.residual) + start;
         T* kept = static_cast<T*>(t.dz) + start;
         A* aside = static_cast<A*>(t.aside) + in_aside(g, start);
@@ -181,8 +188,9 @@ template <class T> struct Columns : Strips<T> {
     if (t.stream) end_stream();
   }
 
-  template <int activation, bool has_residual, bool of_aside = false>
+  template <int activation, Besides besides, bool of_aside = false>
   static void input_gradient(const Task& t, int64_t group, int64_t segment) {
+    constexpr bool has_residual = besides == RESIDUAL, averaged = besides == AVERAGES;
     alignas(64) Scratch scratch[5];
     const A* mean = coefficient(t, MEAN, group, scratch[0]);
     const A* scale = coefficient(t, SCALE, group, scratch[1]);
@@ -194,11 +202,15 @@ template <class T> struct Columns : Strips<T> {
     const int64_t stride = g.row_stride;
     // what an IDENTITY kernel is given is often a dz that has just been written past the cache
     const bool busy = has_residual || is_heavy(activation) || activation == IDENTITY;
-    const Tiling tiling(g, Walk::BACKWARD, busy, t.stream);
+    const Tiling tiling(g, averaged ? 1 : Walk::BACKWARD, busy, t.stream);
     each_tile(g, tiling, group, segment, [&](int64_t start, int64_t width, int64_t rows) {
       using G = std::conditional_t<of_aside, A, T>;
       const T* x = static_cast<const T*>(t.x) + start;
-      const G* grad = static_cast<const G*>(t.grad) + (of_aside ? in_aside(g, start) : start);
+      const G* grad = static_cast<const G*>(t.grad) + (of_aside   ? in_aside(g, start)
+                                                       : averaged ? t.windows.averages(start)
+                                                                  : start);
+      alignas(64) G whole[averaged ? MAX_WIDTH : 1];
+      if constexpr (averaged) grad = spread_windows(t.windows, grad, width, whole);
       const T* residual = static_cast<const T*>(t.residual) + start;
       T* out = static_cast<T*>(t.out) + start;
       const Way way(t.stream, out, width);

@@ -10,12 +10,12 @@ namespace batchnorm {
 std::tuple<Tensor, Tensor, Tensor> batch_norm_forward(const Tensor& input, const OptionalTensor& weight,
                                                       const OptionalTensor& bias,
                                                       const OptionalTensor& residual, double eps,
-                                                      int64_t activation) {
+                                                      int64_t activation, int64_t avg_pool) {
   const char* op = "batch_norm_forward";
   check_activation(op, activation);
-  const Batch batch(op, input);
+  const Batch batch(op, input, false, avg_pool);
   const Geometry& g = batch.geometry;
-  const Tensor out = batch.empty_like(), mean = batch.empty_channels(), var = batch.empty_channels();
+  const Tensor out = batch.empty_like(batch.windows.size), mean = batch.empty_channels(), var = batch.empty_channels();
   ChannelValues means(batch, mean), vars(batch, var);
   const double count = static_cast<double>(batch.values_per_channel());
   if (count == 0) {
@@ -33,7 +33,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_forward(const Tensor& input, const
   coefficients.pass_to(task);
 
   const Kernels& k = batch.kernels();
-  const Map normalize = k.normalize[activation][residual.has_value()];
+  const Map normalize = k.normalize[activation][batch.besides(residual)];
   two_passes(
       g, 1 + 2 * g.group_channels,
       [&](int64_t group, int64_t segment, double* sums) { k.moments(task, group, segment, sums); },
@@ -51,12 +51,13 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_forward(const Tensor& input, const
 }
 
 Tensor normalize(const Tensor& input, const Tensor& mean, const Tensor& var, const OptionalTensor& weight,
-                 const OptionalTensor& bias, const OptionalTensor& residual, double eps, int64_t activation) {
+                 const OptionalTensor& bias, const OptionalTensor& residual, double eps, int64_t activation,
+                 int64_t avg_pool) {
   const char* op = "normalize";
   check_activation(op, activation);
-  const Batch batch(op, input, true);
+  const Batch batch(op, input, true, avg_pool);
   const Geometry& g = batch.geometry;
-  const Tensor out = batch.empty_like();
+  const Tensor out = batch.empty_like(batch.windows.size);
   const Tensor m = batch.channels(mean, "mean"), v = batch.channels(var, "var");
   const OptionalTensor added = residual ? OptionalTensor(batch.like(*residual, "residual")) : residual;
   const ChannelValues means(batch, m), vars(batch, v);
@@ -67,7 +68,7 @@ Tensor normalize(const Tensor& input, const Tensor& mean, const Tensor& var, con
   task.residual = added ? added->const_data_ptr() : nullptr;
   coefficients.pass_to(task);
   one_pass(g, [&](int64_t group, int64_t segment) {
-    batch.kernels().normalize[activation][residual.has_value()](task, group, segment);
+    batch.kernels().normalize[activation][batch.besides(residual)](task, group, segment);
   });
   return out;
 }

@@ -44,7 +44,8 @@ void cut_units(Geometry& g, int64_t block_units, int64_t values) {
 
 }  // namespace
 
-Geometry cut(int64_t N, int64_t C, int64_t S, bool channels_last, int64_t value_bytes, bool one_pass) {
+Geometry cut(int64_t N, int64_t C, int64_t S, bool channels_last, int64_t value_bytes, bool one_pass,
+             int64_t band) {
   Geometry g{};
   g.N = N, g.C = C, g.S = S;
   g.columns = channels_last || S <= SHORT_ROW;
@@ -54,14 +55,15 @@ Geometry cut(int64_t N, int64_t C, int64_t S, bool channels_last, int64_t value_
   g.far = bytes >= FAR_BYTES;
   g.vast = bytes >= VAST_BYTES;
   if (!g.columns) {
-    g.pieces = std::max<int64_t>(1, (S + PIECE / 2) / PIECE);
+    g.piece = S < LONGEST_RUN ? PIECE : PIECE - PIECE % band;
+    g.pieces = S < LONGEST_RUN ? 1 : (S + g.piece / 2) / g.piece;
     g.units = N * g.pieces;
     // The prefetcher learns where a long run goes from its first lines. What lies in a cache is soon there.
     g.fetched = g.far && S * value_bytes <= PAGE_BYTES ? S : FIRST_LINES / value_bytes;
     const int64_t friendly = divide_up(PAGE_BYTES, S * value_bytes);
     const int64_t cached = CACHE_BYTES / (N * S * value_bytes);
     cut_channels(g, one_pass ? C : std::max(friendly, std::min<int64_t>(cached, 64)));
-    const int64_t unit = std::min(S, PIECE);
+    const int64_t unit = std::min(S, g.piece);
     cut_units(g, PIECE / unit, unit * g.group_channels);
     return g;
   }

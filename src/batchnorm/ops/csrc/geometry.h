@@ -31,7 +31,8 @@
 
 namespace batchnorm {
 
-constexpr int64_t PIECE = 2048;  // longest unit of the rows view: 8 KB of float32, a quarter of an L1 cache
+constexpr int64_t PIECE = 2048;  // usual unit of the rows view: 8 KB of float32, a quarter of an L1 cache
+constexpr int64_t LONGEST_RUN = PIECE + PIECE / 2;  // a short rest is not cut off
 constexpr int64_t MAX_WIDTH = 1024;  // columns of a group: a column's scratch is 12 bytes, to stay in L1
 constexpr int64_t MAX_SEGMENTS = 64;
 
@@ -46,6 +47,7 @@ struct Geometry {
   int64_t fetched;  // rows: values of the next unit to ask for while one is computed; columns: how far ahead
 
   int64_t pieces;      // rows: units in one image's row
+  int64_t piece;       // rows: values of such a unit, but for the last
   int64_t inner;       // columns: neighbouring columns of one channel
   int64_t repeat;      // columns: tensor rows side by side in one matrix row
   int64_t row_stride;  // columns: values from one matrix row to the next
@@ -68,6 +70,8 @@ struct Geometry {
 
 // `channels_last` says where the channel is; `value_bytes` is the size of one value of the tensor. With
 // `one_pass` nothing needs to stay in the cache, and all channels are one group: memory is walked in order.
-Geometry cut(int64_t N, int64_t C, int64_t S, bool channels_last, int64_t value_bytes, bool one_pass = false);
+// Runs of contiguous tensors are whole bands of so many values, at most PIECE.
+Geometry cut(int64_t N, int64_t C, int64_t S, bool channels_last, int64_t value_bytes, bool one_pass = false,
+             int64_t band = 1);
 
 }  // namespace batchnorm

@@ -23,19 +23,33 @@ constexpr BATCHNORM_INLINE bool is_heavy(int64_t activation) {
   return activation >= SIGMOID && activation <= GELU;
 }
 
+// What a kernel does besides: add a residual, or average the output over windows.
+enum Besides { PLAIN, RESIDUAL, AVERAGES, BESIDES };
+
 // Coefficients of all channels, each (C,), in the accumulation type (double for FLOAT64, else float).
 enum Coefficient { MEAN, SCALE, SHIFT, SLOPE, OFFSET, COEFFICIENTS };
+
+// What is averaged of the output: windows of size x size values, side by side, of images whose lines have so many
+// values; 1 for none.
+struct Windows {
+  int64_t size = 1, line = 1;
+
+  BATCHNORM_INLINE int64_t area() const { return size * size; }
+  // Averages of so many values from the start of a band on; and where those are that start there.
+  BATCHNORM_INLINE int64_t averages(int64_t values) const { return values / area(); }
+};
 
 struct Task {
   Geometry geometry;
   const void* x;
-  const void* grad;      // dL/dy, or dL/dz for an IDENTITY kernel
+  const void* grad;      // dL/dy, or dL/dz for an IDENTITY kernel; of averages where there are windows
   const void* residual;  // or null
   const void* following;  // what the pass after `moments` reads besides x, to be fetched along; or null
-  void* out;             // y or dx
+  void* out;             // y, or its averages; or dx
   void* dz;              // written by `gradients`: a residual's gradient, or null, or see may_keep
   void* aside;           // where `gradients` keeps dz of the group in the accumulation type, or null
   const void* coefficient[COEFFICIENTS];
+  Windows windows;
   bool frozen;  // the statistics are constants: dx = dz * scale
   bool stream;  // write past the cache
 };
@@ -50,9 +64,9 @@ using Map = void (*)(const Task&, int64_t group, int64_t segment);
 
 struct Kernels {
   Reduce moments;
-  Map normalize[ACTIVATIONS][2];       // [has residual]
-  Reduce gradients[ACTIVATIONS][2];    // [has residual]
-  Map input_gradient[ACTIVATIONS][2];  // [has residual]
+  Map normalize[ACTIVATIONS][BESIDES];
+  Reduce gradients[ACTIVATIONS][BESIDES];
+  Map input_gradient[ACTIVATIONS][BESIDES];
   Map input_gradient_of_aside;         // `grad` is what a kernel of `gradients` left `aside`
 };
 

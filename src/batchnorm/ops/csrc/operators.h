@@ -14,25 +14,27 @@ using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 std::tuple<Tensor, Tensor, Tensor> batch_norm_forward(const Tensor& input, const OptionalTensor& weight,
                                                       const OptionalTensor& bias,
                                                       const OptionalTensor& residual, double eps,
-                                                      int64_t activation);
+                                                      int64_t activation, int64_t avg_pool);
 
 // batch_norm_forward and update_running_stats in one call: half the dispatches of a training step.
 std::tuple<Tensor, Tensor, Tensor> batch_norm_forward_update(
     const Tensor& input, const OptionalTensor& weight, const OptionalTensor& bias,
     const OptionalTensor& residual, const Tensor& running_mean, const Tensor& running_var,
     const OptionalTensor& num_batches_tracked, double eps, int64_t activation,
-    std::optional<double> momentum, bool skip_nonfinite);
+    std::optional<double> momentum, bool skip_nonfinite, int64_t avg_pool);
 
 Tensor normalize(const Tensor& input, const Tensor& mean, const Tensor& var, const OptionalTensor& weight,
-                 const OptionalTensor& bias, const OptionalTensor& residual, double eps, int64_t activation);
+                 const OptionalTensor& bias, const OptionalTensor& residual, double eps, int64_t activation,
+                 int64_t avg_pool);
 
 Gradients batch_norm_backward(const Tensor& grad_output, const Tensor& input, const OptionalTensor& weight,
                               const OptionalTensor& bias, const OptionalTensor& residual, const Tensor& mean,
-                              const Tensor& var, double eps, int64_t activation);
+                              const Tensor& var, double eps, int64_t activation, int64_t avg_pool);
 
 Gradients normalize_backward(const Tensor& grad_output, const Tensor& input, const Tensor& mean,
                              const Tensor& var, const OptionalTensor& weight, const OptionalTensor& bias,
-                             const OptionalTensor& residual, double eps, int64_t activation);
+                             const OptionalTensor& residual, double eps, int64_t activation,
+                             int64_t avg_pool);
 
 void update_running_stats(const Tensor& running_mean, const Tensor& running_var,
                           const OptionalTensor& num_batches_tracked, const Tensor& mean, const Tensor& var,

@@ -5,7 +5,7 @@
 #pragma once
 
 #include "activation.h"
-#include "sweep.h"
+#include "windows.h"
 
 namespace batchnorm::BATCHNORM_ISA {
 
@@ -20,8 +20,8 @@ template <class T> struct Rows {
   static BATCHNORM_INLINE Run run(const Geometry& g, int64_t c, int64_t u) {
     if (g.pieces == 1) return {(u * g.C + c) * g.S, g.S};
     const int64_t n = u / g.pieces, piece = u % g.pieces;
-    const int64_t start = (n * g.C + c) * g.S + piece * PIECE;
-    return {start, piece + 1 == g.pieces ? g.S - piece * PIECE : PIECE};
+    const int64_t start = (n * g.C + c) * g.S + piece * g.piece;
+    return {start, piece + 1 == g.pieces ? g.S - piece * g.piece : g.piece};
   }
 
   // Where a unit's run is among those of its group that are kept aside.
@@ -98,9 +98,10 @@ template <class T> struct Rows {
     });
   }
 
-  template <int activation, bool has_residual>
+  template <int activation, Besides besides>
   static void gradients(const Task& t, int64_t group, int64_t segment, double* sums) {
     const Geometry& g = t.geometry;
+    constexpr bool has_residual = besides == RESIDUAL, averaged = besides == AVERAGES;
     const bool keep = has_residual || t.dz;
     const int64_t c0 = g.first_channel(group), channels = g.channels(group);
     blocks(g, group, segment, [&](int64_t c, int64_t begin, int64_t end, int64_t next) {
@@ -109,14 +110,16 @@ template <class T> struct Rows {
       for (int64_t u = begin; u < end; ++u) {
         const Run r = run(g, c, u);
         const T* x = static_cast<const T*>(t.x) + r.start;
-        const T* grad = static_cast<const T*>(t.grad) + r.start;
+        const T* grad = static_cast<const T*>(t.grad) + (averaged ? t.windows.averages(r.start) : r.start);
+        alignas(64) T whole[averaged ? LONGEST_RUN : 1];
+        if constexpr (averaged) grad = spread_windows(t.windows, grad, r.length, whole);
         const T* residual = static_cast<const T*>(t.residual) + r.start;
         T* kept = static_cast<T*>(t.dz) + r.start;
         A* aside = static_cast<A*>(t.aside) + in_aside(g, group, u, r);
         const int64_t then = u + 1 < end ? run(g, c, u + 1).start : next;
         const Way way(has_residual && t.stream, kept, r.length);
         fetch(g, t.x, then);
-        fetch(g, t.grad, then);
+        fetch(g, t.grad, averaged ? t.windows.averages(then) : then);
         if constexpr (has_residual) fetch(g, t.residual, then);
         sweep<A, is_heavy(activation) ? 1 : 4>(r.length, way.head, [&](int64_t j, int k, auto lanes) {
           const V d = lanes.load(x + j) - at.mean;
@@ -151,14 +154,16 @@ template <class T> struct Rows {
     if (t.stream) end_stream();
   }
 
-  template <int activation, bool has_residual>
+  template <int activation, Besides besides>
   static void normalize(const Task& t, int64_t group, int64_t segment) {
+    constexpr bool has_residual = besides == RESIDUAL, averaged = besides == AVERAGES;
     const Geometry& g = t.geometry;
     backwards(t, group, segment, [&](int64_t c, int64_t, Run r, int64_t next) {
       const T* x = static_cast<const T*>(t.x) + r.start;
       const T* residual = static_cast<const T*>(t.residual) + r.start;
-      T* out = static_cast<T*>(t.out) + r.start;
-      const Way way(t.stream, out, r.length);
+      alignas(64) T whole[averaged ? LONGEST_RUN : 1];
+      T* out = averaged ? whole : static_cast<T*>(t.out) + r.start;
+      const Way way(t.stream && !averaged, out, r.length);
       const Coefficients at(t, c);
       fetch(g, t.x, next);
       if constexpr (has_residual) fetch(g, t.residual, next);
@@ -167,24 +172,30 @@ template <class T> struct Rows {
         if constexpr (has_residual) z += lanes.load(residual + j);
         lanes.write(way.past_cache, out + j, activate<activation, A>(z));
       });
+      if constexpr (averaged) average_windows(t, whole, r.start, r.length);
     });
   }
 
-  template <int activation, bool has_residual, bool of_aside = false>
+  template <int activation, Besides besides, bool of_aside = false>
   static void input_gradient(const Task& t, int64_t group, int64_t segment) {
+    constexpr bool has_residual = besides == RESIDUAL, averaged = besides == AVERAGES;
     const Geometry& g = t.geometry;
     const mask<A> live = mask<A>{} - !t.frozen;
     backwards(t, group, segment, [&](int64_t c, int64_t u, Run r, int64_t next) {
       using G = std::conditional_t<of_aside, A, T>;
       const T* x = static_cast<const T*>(t.x) + r.start;
-      const G* grad = static_cast<const G*>(t.grad) + (of_aside ? in_aside(g, group, u, r) : r.start);
+      const G* grad = static_cast<const G*>(t.grad) + (of_aside   ? in_aside(g, group, u, r)
+                                                       : averaged ? t.windows.averages(r.start)
+                                                                  : r.start);
+      alignas(64) G whole[averaged ? LONGEST_RUN : 1];
+      if constexpr (averaged) grad = spread_windows(t.windows, grad, r.length, whole);
       const T* residual = static_cast<const T*>(t.residual) + r.start;
       T* out = static_cast<T*>(t.out) + r.start;
       const Way way(t.stream, out, r.length);
       const Coefficients at(t, c);
       const V slope = in_lanes(t, SLOPE, c), offset = in_lanes(t, OFFSET, c);
       fetch(g, t.x, next);
-      if constexpr (!of_aside) fetch(g, t.grad, next);
+      if constexpr (!of_aside) fetch(g, t.grad, averaged ? t.windows.averages(next) : next);
       sweep<A>(r.length, way.head, [&](int64_t j, int, auto lanes) {
         const V d = lanes.load(x + j) - at.mean;
         V z = d * at.scale + at.shift;

@@ -39,8 +39,8 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_forward_update(
     const Tensor& input, const OptionalTensor& weight, const OptionalTensor& bias,
     const OptionalTensor& residual, const Tensor& running_mean, const Tensor& running_var,
     const OptionalTensor& num_batches_tracked, double eps, int64_t activation,
-    std::optional<double> momentum, bool skip_nonfinite) {
-  auto result = batch_norm_forward(input, weight, bias, residual, eps, activation);
+    std::optional<double> momentum, bool skip_nonfinite, int64_t avg_pool) {
+  auto result = batch_norm_forward(input, weight, bias, residual, eps, activation, avg_pool);
   const auto& [output, mean, var] = result;
   const int64_t channels = input.size(1), count = channels ? input.numel() / channels : 0;
   update_running_stats(running_mean, running_var, num_batches_tracked, mean, var, count, momentum,

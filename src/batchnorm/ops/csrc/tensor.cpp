@@ -36,11 +36,12 @@ std::optional<Dtype> dtype_of(const Tensor& tensor) {
   return {};
 }
 
-std::string shape(const Tensor& tensor) {
+template <class Sizes> std::string shape_of(const Sizes& sizes) {
   std::string text = "(";
-  for (const int64_t size : tensor.sizes()) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
+  for (const int64_t size : sizes) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
   return text + ")";
 }
+std::string shape(const Tensor& tensor) { return shape_of(tensor.sizes()); }
 
 // The strides of a dense tensor of these sizes.
 void dense_strides(const int64_t* sizes, int64_t rank, bool channels_last, int64_t* strides) {
@@ -100,7 +101,8 @@ void refuse(const char* op, const char* argument, const std::string& expected, c
   throw std::runtime_error(std::string(op) + ": " + argument + " expected " + expected + ", got " + got);
 }
 
-Batch::Batch(const char* op, const Tensor& input, bool one_pass) : tensor(input), op(op), last(false) {
+Batch::Batch(const char* op, const Tensor& input, bool one_pass, int64_t avg_pool)
+    : tensor(input), op(op), last(false) {
   const int64_t rank = input.dim();
   if (rank < 2) refuse(op, "input", "shape (N, C, *spatial)", shape(input));
   const std::optional<Dtype> found = dtype_of(input);
@@ -113,29 +115,52 @@ Batch::Batch(const char* op, const Tensor& input, bool one_pass) : tensor(input)
   const auto sizes = tensor.sizes();
   int64_t S = 1;
   for (int64_t dim = 2; dim < rank; ++dim) S *= sizes[dim];
-  geometry = cut(sizes[0], sizes[1], S, last, value_bytes(dtype), one_pass);
+  if (avg_pool != 1) choose_windows(avg_pool);
+  geometry = cut(sizes[0], sizes[1], S, last, value_bytes(dtype), one_pass, windows.size * windows.line);
 }
 
-Tensor Batch::like(const Tensor& other, const char* name) const {
-  const auto sizes = tensor.sizes(), others = other.sizes();
-  bool same = sizes.size() == others.size();
-  for (size_t dim = 0; same && dim < sizes.size(); ++dim) same = sizes[dim] == others[dim];
-  if (!same) refuse(op, name, "shape " + shape(tensor), shape(other));
+void Batch::choose_windows(int64_t avg_pool) {
+  const auto sizes = tensor.sizes();
+  if (avg_pool < 1 || last || sizes.size() != 4 || sizes[2] % avg_pool != 0 || sizes[3] % avg_pool != 0 ||
+      avg_pool * sizes[3] > PIECE)
+    refuse(op, "avg_pool", "1 or a size of whole windows of contiguous images", std::to_string(avg_pool));
+  windows = {avg_pool, sizes[3]};
+}
+
+Besides Batch::besides(const OptionalTensor& residual) const {
+  if (windows.size == 1) return residual ? RESIDUAL : PLAIN;
+  if (residual) refuse(op, "avg_pool", "1 with a residual", std::to_string(windows.size));
+  return AVERAGES;
+}
+
+size_t Batch::sizes_over(int64_t window, int64_t* sizes) const {
+  const auto whole = tensor.sizes();
+  for (size_t dim = 0; dim < whole.size(); ++dim) sizes[dim] = dim < 2 ? whole[dim] : whole[dim] / window;
+  return whole.size();
+}
+
+Tensor Batch::like(const Tensor& other, const char* name, int64_t window) const {
+  int64_t sizes[MAX_RANK];
+  const size_t rank = sizes_over(window, sizes);
+  const auto others = other.sizes();
+  bool same = rank == others.size();
+  for (size_t dim = 0; same && dim < rank; ++dim) same = sizes[dim] == others[dim];
+  if (!same) refuse(op, name, "shape " + shape_of(std::vector<int64_t>(sizes, sizes + rank)), shape(other));
   const std::optional<Dtype> found = dtype_of(other);
   if (found == dtype && is_dense(other, last)) return other;
   const MemoryFormat format = !last               ? MemoryFormat::Contiguous
-                              : sizes.size() == 4 ? MemoryFormat::ChannelsLast
+                              : rank == 4 ? MemoryFormat::ChannelsLast
                                                   : MemoryFormat::ChannelsLast3d;
   if (found == dtype) return torch::stable::contiguous(other, format);
   return torch::stable::to(other, SCALAR_TYPES[dtype], std::nullopt, std::nullopt, std::nullopt, false, true,
                            format);
 }
 
-Tensor Batch::empty_like() const {
-  const auto sizes = tensor.sizes();
-  int64_t strides[MAX_RANK];
-  dense_strides(sizes.data(), sizes.size(), last, strides);
-  return new_output(sizes.data(), strides, sizes.size(), code(dtype), bytes());
+Tensor Batch::empty_like(int64_t window) const {
+  int64_t sizes[MAX_RANK], strides[MAX_RANK];
+  const size_t rank = sizes_over(window, sizes);
+  dense_strides(sizes, rank, last, strides);
+  return new_output(sizes, strides, rank, code(dtype), bytes() / (window * window));
 }
 
 Tensor Batch::empty() const {
@@ -177,6 +202,7 @@ Task Batch::task() const {
   Task task{};
   task.geometry = geometry;
   task.x = tensor.const_data_ptr();
+  task.windows = windows;
   return task;
 }
 

@@ -20,11 +20,14 @@ using OptionalTensor = std::optional<Tensor>;
 // A batch (N, C, *spatial) in one of the two layouts the kernels read; others have been copied.
 class Batch {
  public:
-  Batch(const char* op, const Tensor& input, bool one_pass = false);
+  // With `avg_pool` above 1 the output is the averages of windows of that size, which the kernels form of contiguous
+  // images with whole windows, without a residual.
+  Batch(const char* op, const Tensor& input, bool one_pass = false, int64_t avg_pool = 1);
 
-  // Another tensor of the batch's shape, in its dtype and layout: itself, or a copy.
-  Tensor like(const Tensor& tensor, const char* name) const;
-  Tensor empty_like() const;      // in the batch's layout, not initialized
+  // Another tensor of the batch's shape, or of that of averages over windows, in its dtype and layout: itself, or
+  // a copy.
+  Tensor like(const Tensor& tensor, const char* name, int64_t window = 1) const;
+  Tensor empty_like(int64_t window = 1) const;  // in the batch's layout, not initialized
   Tensor empty() const;           // (0,)
   Tensor empty_sums(int64_t size) const;  // (size,), in the accumulation dtype, not initialized
   Tensor empty_channels() const { return empty_sums(geometry.C); }
@@ -39,14 +42,18 @@ class Batch {
   Tensor tensor;
   Geometry geometry;
   Dtype dtype;
+  Windows windows;
 
   int64_t values_per_channel() const { return geometry.N * geometry.S; }
   bool channels_last() const { return last; }
   bool is_exact() const { return dtype == FLOAT32 || dtype == FLOAT64; }  // stored as it is computed
   bool is_double() const { return dtype == FLOAT64; }
   const Kernels& kernels() const { return family(dtype)[geometry.columns]; }
+  Besides besides(const OptionalTensor& residual) const;
 
  private:
+  void choose_windows(int64_t avg_pool);
+  size_t sizes_over(int64_t window, int64_t* sizes) const;  // returns how many
   int64_t bytes() const;
 
   const char* op;
