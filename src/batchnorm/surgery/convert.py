@@ -25,8 +25,8 @@ class ConversionReport(Record):
 
     Attributes:
         converted: Names of the layers whose class changed, in the order of the model's definition.
-        fused: What was put into a layer, by its name: ``relu``, ``add, relu``; in `revert` the activation
-            that was taken out again.
+        fused: What was put into a layer, by its name: ``relu``, ``add, relu``, ``sigmoid, avg_pool 2``; in
+            `revert` the activation and the pooling that were taken out again.
         left: Why a layer was not converted or, after ``not fused:``, not fused; by its name.
     """
 
@@ -53,11 +53,11 @@ def convert(
         stats: For all layers; None for `Batch()`, and for what our own layers have.
         fuse: Also let a layer apply the activation, and the addition before it, that alone uses its output:
             ``relu``, ``leaky_relu`` (0.01), ``relu6``, ``sigmoid``, ``tanh``, ``silu``, ``gelu`` (exact),
-            ``hardswish``.
+            ``hardswish``; and the `torch.nn.AvgPool2d` after it, if windows lie side by side without padding.
         example: What to verify fusions on: a tensor, a tuple of arguments, or a mapping of keyword arguments.
             Outputs must be equal to the bit in both modes; buffers and random state are as before.
-            Without it, only activations that are modules are fused, on the evidence of the traced code;
-            additions and functions need the network's code replaced, which is not done unverified.
+            Without it, only activations and poolings that are modules are fused, on the evidence of the
+            traced code; additions and functions need the network's code replaced, not done unverified.
 
     Returns:
         ``model`` itself, and what was done.
@@ -145,11 +145,19 @@ def revert(model: Model) -> tuple[Model, ConversionReport]:
         elif not undo and layer.avg_pool != 1:
             left[name] = f"has an avg_pool, {layer.avg_pool}, which torch's layer has not"
         else:
-            if undo and layer.activation != vars(layer)[ORIGIN].attributes.get("activation"):
-                fused[name] = str(layer.activation)
+            if undo and (words := _fused_into(layer)):
+                fused[name] = words
             back(layer)
             converted.append(name)
     return model, ConversionReport(tuple(converted), fused, left)
+
+
+def _fused_into(layer: Layer) -> str:
+    """What a layer has got from `convert`, in words but for additions."""
+    was = vars(layer)[ORIGIN].attributes
+    words = [str(layer.activation)] if layer.activation != was.get("activation") else []
+    words += [f"avg_pool {layer.avg_pool}"] if layer.avg_pool != was.get("avg_pool", 1) else []
+    return ", ".join(words)
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, BatchNorm]]:

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from torch import Tensor, fx, nn
 
@@ -13,13 +14,13 @@ from batchnorm.surgery.methods import methods_using, names_in_forward, uses
 from batchnorm.surgery.pairs import Pair, find_pair, has_hooks
 from batchnorm.surgery.rewrite import fused_class
 
-__all__ = ["Absorbed", "Fusion", "plan_fusions"]
+__all__ = ["Absorbed", "Fusion", "is_used_bare", "plan_fusions"]
 
 NO_EXAMPLE = "takes other code, and so an example"
 
 
 class Absorbed(nn.Module):
-    """In the place of an activation that the batch norm before it applies: returns its input."""
+    """In the place of an activation or pooling that the batch norm before it does: returns its input."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the input."""
@@ -32,18 +33,18 @@ class Absorbed(nn.Module):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Fusion:
-    """Layers that are fused together or not at all, since they share activations or code.
+    """Layers that are fused together or not at all, since they share activations, poolings or code.
 
     Attributes:
         layers: By name.
-        activations: What each layer will apply, by the same names.
+        options: What each layer will do, as arguments of its constructor, by the same names.
         words: The same in words, with the addition.
-        absorbed: Activations that give way.
+        absorbed: Activations or poolings that give way.
         classes: The classes that modules get, to run other code.
     """
 
     layers: Mapping[str, Layer]
-    activations: Mapping[str, str]
+    options: Mapping[str, Mapping[str, Any]]
     words: Mapping[str, str]
     absorbed: Iterable[nn.Module]
     classes: Mapping[nn.Module, type[nn.Module]]
@@ -55,7 +56,7 @@ class Fusion:
     def apply(self) -> None:
         """Do it."""
         for name, layer in self.layers.items():
-            become(layer, type(layer), activation=self.activations[name])
+            become(layer, type(layer), **self.options[name])
         for module in self.absorbed:
             vars(module)[ORIGIN] = type(module)
             module.__class__ = Absorbed
@@ -203,17 +204,17 @@ def _absorbed(places: Mapping[str, list[_Place]], sites: CallSites) -> dict[fx.N
         calls = "a function" if place.act is None else sites.of(place.act)
         if place.act is None or isinstance(calls, str) or any(call.node not in bare for call in calls):
             continue
-        if not _is_used_bare(place.act, before[place.act], sites):
+        if not is_used_bare(place.act, before[place.act], sites):
             absorbed[place.pair.act] = place.act
     return absorbed
 
 
-def _is_used_bare(act: nn.Module, before: Iterable[nn.Module | None], sites: CallSites) -> bool:
-    """Whether a method uses an activation without what comes before it in ``forward``."""
-    for holder in sites.holders(act):
-        norms = {name for module in before if module is not None for name in holding_names(holder, module)}
-        for method, function in methods_using(holder, holding_names(holder, act)):
-            if not (method in names_in_forward(holder) and uses(function, norms)):
+def is_used_bare(module: nn.Module, beside: Iterable[nn.Module | None], sites: CallSites) -> bool:
+    """Whether a method uses a module without any of those beside it in ``forward``."""
+    for holder in sites.holders(module):
+        others = {name for other in beside if other is not None for name in holding_names(holder, other)}
+        for method, function in methods_using(holder, holding_names(holder, module)):
+            if not (method in names_in_forward(holder) and uses(function, others)):
                 return True
     return False
 
@@ -255,7 +256,7 @@ def _fusion(
     activations = {name: found[0].pair.activation for name, found in group.items()}
     return Fusion(
         {name: layers[name] for name in group},
-        activations,
+        {name: {"activation": activation} for name, activation in activations.items()},
         {
             name: f"add, {activations[name]}" if any(place.pair.add for place in found) else activations[name]
             for name, found in group.items()

@@ -1,0 +1,95 @@
+"""Which batch-norm layers can average over windows what an average pooling alone takes of them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from torch import fx, nn
+
+from batchnorm.surgery.call_sites import CallSites, Site, called_module
+from batchnorm.surgery.exchange import Layer
+from batchnorm.surgery.pairs import has_hooks
+from batchnorm.surgery.plan import Absorbed, Fusion, is_used_bare
+
+__all__ = ["plan_pools"]
+
+
+def plan_pools(model: nn.Module, layers: Mapping[str, Layer]) -> list[Fusion]:
+    """Plan what can be averaged, after activations were fused.
+
+    Only poolings that are modules give way, for which no code changes, and all calls of one do or none.
+
+    Args:
+        model: Any network; not changed.
+        layers: Ours, by name.
+
+    Returns:
+        The fusions, which do not depend on each other.
+    """
+    pools = {module: size for module in model.modules() if (size := _size(module)) > 1}
+    if not pools:
+        return []
+    sites = CallSites(model)
+    names = {layer: name for name, layer in layers.items() if _may_average(layer)}
+    fusions = []
+    for pool, size in pools.items():
+        found = _layers_before(pool, sites)
+        if found and found <= names.keys():
+            group = {name: layer for layer, name in names.items() if layer in found}
+            options = {name: {"avg_pool": size} for name in group}
+            words = dict.fromkeys(group, f"avg_pool {size}")
+            fusions.append(Fusion(group, options, words, [pool], {}))
+    return fusions
+
+
+def _size(module: nn.Module) -> int:
+    """Size of the windows of a pooling that a layer can do, else 1."""
+    if type(module) is not nn.AvgPool2d or has_hooks(module):
+        return 1
+    kernel, stride, padding = map(_pair, (module.kernel_size, module.stride, module.padding))
+    square = kernel == stride and kernel[0] == kernel[1]
+    plain = padding == (0, 0) and not module.ceil_mode and module.divisor_override is None
+    return kernel[0] if square and plain else 1
+
+
+def _pair(size: int | Sequence[int]) -> tuple[int, ...]:
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _may_average(layer: Layer) -> bool:
+    return isinstance(layer, nn.BatchNorm2d) and layer.channel_dim == 1 and layer.avg_pool == 1
+
+
+def _layers_before(pool: nn.Module, sites: CallSites) -> set[nn.Module]:
+    """The layers whose output only a pooling takes, which takes nothing else; else empty."""
+    calls = _calls(pool, sites)
+    found = [_layer_before(site) for site in calls]
+    layers = {layer for layer in found if layer is not None}
+    alone = (
+        len(layers) > 0
+        and None not in found
+        and len(calls) == sum(len(_calls(layer, sites)) for layer in layers)
+        and not is_used_bare(pool, layers, sites)
+        and not any(is_used_bare(layer, [pool], sites) for layer in layers)
+    )
+    return layers if alone else set()
+
+
+def _calls(module: nn.Module, sites: CallSites) -> list[Site]:
+    calls = sites.of(module)
+    return [] if isinstance(calls, str) or not all(call.code.plain for call in calls) else calls
+
+
+def _layer_before(site: Site) -> nn.Module | None:
+    """The module whose output a pooling is given through what hands it on, alone."""
+    for value in _ways_back(site.node):
+        module = called_module(value, site.owner)
+        if module is None or len(value.users) != 1 or has_hooks(module):
+            return None
+        if not isinstance(module, Absorbed | nn.Identity):
+            return module
+    return None
+
+
+def _ways_back(node: fx.Node) -> Iterator[fx.Node]:
+    while len(node.args) == 1 and not node.kwargs and isinstance(node.args[0], fx.Node):
+        node = node.args[0]
+        yield node
