@@ -290,7 +290,7 @@ def test_an_input_without_windows_is_refused_before_anything_moves(shape, backen
     mean, var, batches = torch.zeros(3), torch.ones(3), torch.tensor(0)
     options = {"num_batches_tracked": batches, "training": True, "avg_pool": 2, "backend": backend}
     with pytest.raises(
-        ValueError, match=r"input expected shape \(N, C, H, W\) with H and W of avg_pool, 2, at"
+        ValueError, match=r"input expected shape \(N, C, H, W\) with H and W of at least avg_pool=2, got"
     ):
         batch_norm(torch.randn(shape), mean, var, **options)
     assert (mean.any(), (var != 1).any(), batches) == (False, False, 0)

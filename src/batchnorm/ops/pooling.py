@@ -31,13 +31,13 @@ def check_windows(avg_pool: int, input: Tensor) -> None:
     shape = tuple(input.shape)
     if len(shape) != 4 or min(shape[2:]) < check_avg_pool(avg_pool):
         raise ValueError(
-            f"batch_norm: input expected shape (N, C, H, W) with H and W of avg_pool, {avg_pool}, at least, "
+            f"batch_norm: input expected shape (N, C, H, W) with H and W of at least avg_pool={avg_pool}, "
             f"got {shape}"
         )
 
 
 def average(output: Tensor, avg_pool: int) -> Tensor:
-    """Averages of windows side by side, as of ``(N, C, H // avg_pool, W // avg_pool)``."""
+    """Return the averages of windows side by side, ``(N, C, H // avg_pool, W // avg_pool)``."""
     return output if avg_pool == 1 else F.avg_pool2d(output, avg_pool)
 
 
