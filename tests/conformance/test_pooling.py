@@ -211,6 +211,19 @@ def test_the_kernels_mean_what_the_plain_ones_do():
         torch.testing.assert_close(getattr(ops, name)(*args), getattr(eager, name)(*args))
 
 
+@native
+@each_mode
+@pytest.mark.parametrize("size", [2, 3, 5, 7, 11, 41])  # floor(41 · (1 / 41)) is 0 in float32
+def test_a_gradient_that_is_followed_is_the_same(backend, size, training):
+    x = torch.randn(2, 2, 2 * size, size, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    statistics = torch.zeros(2), torch.ones(2)
+    y = batch_norm(x, *statistics, training=training, activation="silu", avg_pool=size, backend=backend)
+    total = (y * torch.arange(1.0, y.numel() + 1).view_as(y)).sum()
+    (plain,) = torch.autograd.grad(total, x, retain_graph=True)
+    (followed,) = torch.autograd.grad(total, x, create_graph=True)
+    torch.testing.assert_close(followed, plain)
+
+
 @needs_compiler
 @compiler_warns
 @each_of_ours

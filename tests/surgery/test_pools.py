@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -42,6 +43,8 @@ FUSED = {
     "behind batch norm": (lambda: chain(nn.AvgPool2d(2), nn.Flatten()), {"1": "avg_pool 2"}),
     "windows as pairs": (lambda: chain(nn.SiLU(), nn.AvgPool2d((4, 4), [4, 4])), {"1": "silu, avg_pool 4"}),
     "a list": (lambda: chain(nn.SiLU(), nn.AvgPool2d([2, 2])), {"1": "silu, avg_pool 2"}),
+    "a sequence of one": (lambda: chain(nn.SiLU(), nn.AvgPool2d((2,), [2])), {"1": "silu, avg_pool 2"}),
+    "an integer of NumPy": (lambda: chain(nn.SiLU(), nn.AvgPool2d(np.int64(2))), {"1": "silu, avg_pool 2"}),
     "windows with a rest": (lambda: chain(nn.Tanh(), nn.AvgPool2d(3, 3)), {"1": "tanh, avg_pool 3"}),
     "past an identity": (
         lambda: chain(nn.Identity(), nn.ReLU(), nn.Identity(), nn.AvgPool2d(2)),
@@ -88,6 +91,12 @@ def watched(module):
     return module
 
 
+def wrapped(module):
+    forward = module.forward
+    module.forward = lambda x: forward(x)
+    return module
+
+
 class Subclass(nn.AvgPool2d):
     def forward(self, input):
         return super().forward(input) + 1
@@ -106,6 +115,7 @@ class Subclass(nn.AvgPool2d):
         nn.AdaptiveAvgPool2d(1),
         Subclass(2),
         watched(nn.AvgPool2d(2)),
+        wrapped(nn.AvgPool2d(2)),
         nn.Sequential(nn.AvgPool2d(2)),
     ],
     ids=str,
@@ -147,6 +157,43 @@ def test_where_others_would_notice_it_is_left(run, example):
     assert not any("avg_pool" in words for words in report.fused.values())
     assert type(model.pool) is nn.AvgPool2d
     assert_same_function(model, original, images())
+
+
+class Other(nn.Module):
+    """Calls a layer where nobody can know."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x):
+        return self.norm(x) if x.sum() > 0 else x
+
+
+class WithoutGradients(Other):
+    @torch.no_grad()
+    def forward(self, x):
+        return self.norm(x)
+
+
+@pytest.mark.parametrize("other", [Other, WithoutGradients])
+@pytest.mark.parametrize("example", [False, True])
+def test_a_call_in_code_of_another_kind_keeps_the_layer(other, example):
+    def run(self, x):
+        return self.pool(self.bn1(x)) + self.pool(self.bn2(x)), self.bn2(2 * x), self.other(x)
+
+    model = Twice(run)
+    model.other = other(model.bn1)
+    expected = [y.shape for y in model(images())]
+    bn.convert(model, fuse=True, example=images() if example else None)
+    assert model.bn1.avg_pool == model.bn2.avg_pool == 1
+    assert [y.shape for y in model(images())] == expected
+
+
+def test_an_activation_with_a_forward_of_its_own_is_left():
+    model = chain(wrapped(nn.Sigmoid()), nn.AvgPool2d(2))
+    _, report = bn.convert(model, fuse=True)
+    assert report.fused == {}
 
 
 @pytest.mark.parametrize("which", ["bn1", "act"])

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from batchnorm.nn.statistics import Accumulated, Cumulative, Scheduled
 from batchnorm.ops import schedules
-from batchnorm.ops.backend import is_transformed
+from batchnorm.ops.backend import is_transformed, resolve_backend
 from batchnorm.ops.moments import Moments
 from batchnorm.ops.running import batches_before, move_rows, outside_transforms, uncounted
 
-__all__ = ["Pending", "follow", "is_repetition"]
+__all__ = ["Pending", "follow", "is_repetition", "moved_in_vain"]
 
 
 class Pending(NamedTuple):
@@ -33,6 +33,18 @@ def is_repetition() -> bool:
     A batch must not move the running statistics twice.
     """
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+def moved_in_vain(layer: Any, input: Tensor, *running: Tensor | None) -> tuple[Tensor | None, ...]:
+    """What a repeated forward pass moves in the place of running statistics: copies, or none.
+
+    Torch's kernel keeps the statistics that it moves for the backward pass, and checkpointing counts what is
+    kept; ours keeps none.
+    """
+    if resolve_backend(layer.backend, input) != "torch":
+        return (None,) * len(running)
+    with torch.no_grad(), uncounted():
+        return tuple(None if values is None else values.clone() for values in running)
 
 
 def follow(layer: Any, moments: Moments, rows: Sequence[int] | None) -> None:

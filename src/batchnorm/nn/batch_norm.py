@@ -6,7 +6,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from batchnorm.nn.averages import Pending, is_repetition
+from batchnorm.nn.averages import Pending, is_repetition, moved_in_vain
 from batchnorm.nn.composed import EXCLUDED, composed_forward
 from batchnorm.nn.corrections import correction_memory
 from batchnorm.nn.statistics import Batch, Cumulative, Frozen, Renorm, Rows, Scheduled, Statistics
@@ -155,11 +155,13 @@ class _Layer(nn.modules.batchnorm._BatchNorm):
         """The forward pass of `Batch`, with one row of the running statistics; None for the only one."""
         learns = self.learns()
         mean, var, tracked, weight, bias = self._tensors()
-        if learns and (not self.track_running_stats or is_repetition()):
-            # a batch that activation checkpointing repeats must not move the running statistics again
-            mean = var = tracked = None
-        elif row is not None:
+        if row is not None:
             mean, var, tracked = (running[row] for running in (mean, var, tracked))  # type: ignore[index]
+        if learns and not self.track_running_stats:
+            mean = var = tracked = None
+        elif learns and is_repetition():
+            # a batch that activation checkpointing repeats must not move the running statistics again
+            mean, var, tracked = moved_in_vain(self, input, mean, var, tracked)
         return batch_norm(
             input,
             mean,

@@ -147,7 +147,9 @@ def _through_affine(
     """Gradient of the pre-activation, in the accumulation dtype."""
     grad = grad_output.to(x_hat.dtype)
     if avg_pool > 1:
-        grad = F.interpolate(grad / avg_pool**2, scale_factor=avg_pool, mode="nearest")
+        n, c, h, w = grad.shape
+        windows = (grad / avg_pool**2)[..., :, None, :, None].expand(n, c, h, avg_pool, w, avg_pool)
+        grad = windows.reshape(n, c, h * avg_pool, w * avg_pool)
     if activation:
         grad = grad * activation_derivative(_affine(x_hat, weight, bias, residual), activation)
     return grad

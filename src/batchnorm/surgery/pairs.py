@@ -155,7 +155,7 @@ def _activation(node: fx.Node, owner: nn.Module) -> str | None:
     options: dict[str, Any] = dict(node.kwargs)
     module = called_module(node, owner)
     if module is not None:
-        name = _MODULES.get(type(module))
+        name = None if "forward" in vars(module) else _MODULES.get(type(module))
         options |= {key: value for key, value in vars(module).items() if key in _OPTIONS}
     elif node.op == "call_function":
         name = _FUNCTIONS.get(node.target)

@@ -1,6 +1,9 @@
 """Which batch-norm layers can average over windows what an average pooling alone takes of them."""
 
+import operator
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from torch import fx, nn
 
@@ -42,16 +45,19 @@ def plan_pools(model: nn.Module, layers: Mapping[str, Layer]) -> list[Fusion]:
 
 def _size(module: nn.Module) -> int:
     """Size of the windows of a pooling that a layer can do, else 1."""
-    if type(module) is not nn.AvgPool2d or has_hooks(module):
+    if type(module) is not nn.AvgPool2d or has_hooks(module) or "forward" in vars(module):
         return 1
-    kernel, stride, padding = map(_pair, (module.kernel_size, module.stride, module.padding))
-    square = kernel == stride and kernel[0] == kernel[1]
-    plain = padding == (0, 0) and not module.ceil_mode and module.divisor_override is None
-    return kernel[0] if square and plain else 1
+    sizes = {*_sizes(module.kernel_size), *_sizes(module.stride)}
+    plain = not any(_sizes(module.padding)) and not module.ceil_mode and module.divisor_override is None
+    return sizes.pop() if plain and len(sizes) == 1 else 1
 
 
-def _pair(size: int | Sequence[int]) -> tuple[int, ...]:
-    return (size, size) if isinstance(size, int) else tuple(size)
+def _sizes(given: Any) -> list[int]:
+    """Along both axes: an integer of any type, or a sequence of one or two; 0 for what is neither."""
+    try:
+        return list(map(operator.index, given if isinstance(given, Sequence) else [given]))
+    except TypeError:
+        return [0]
 
 
 def _may_average(layer: Layer) -> bool:
@@ -60,13 +66,11 @@ def _may_average(layer: Layer) -> bool:
 
 def _layers_before(pool: nn.Module, sites: CallSites) -> set[nn.Module]:
     """The layers whose output only a pooling takes, which takes nothing else; else empty."""
-    calls = _calls(pool, sites)
-    found = [_layer_before(site) for site in calls]
+    found = Counter(map(_layer_before, _calls(pool, sites)))
     layers = {layer for layer in found if layer is not None}
     alone = (
-        len(layers) > 0
-        and None not in found
-        and len(calls) == sum(len(_calls(layer, sites)) for layer in layers)
+        len(layers) == len(found)
+        and all(len(_calls(layer, sites)) == times for layer, times in found.items() if layer is not None)
         and not is_used_bare(pool, layers, sites)
         and not any(is_used_bare(layer, [pool], sites) for layer in layers)
     )
@@ -74,6 +78,7 @@ def _layers_before(pool: nn.Module, sites: CallSites) -> set[nn.Module]:
 
 
 def _calls(module: nn.Module, sites: CallSites) -> list[Site]:
+    """All calls of a module; none where they are not known, or run in a mode of autograd of their own."""
     calls = sites.of(module)
     return [] if isinstance(calls, str) or not all(call.code.plain for call in calls) else calls
 
