@@ -17,8 +17,10 @@ BACKENDS = ("auto", "eager", "native", "torch")
 # Read once: asking os.environ for what is not there takes a tenth of a small layer's training step.
 WISH = os.environ.get("BATCHNORM_BACKEND") or "auto"
 
-# Kinds of device that a loaded kernel library of ours serves; filled as the libraries are loaded.
+# Kinds of device that a loaded kernel library of ours serves, and those where it averages windows too; filled
+# as the libraries are loaded.
 NATIVE_DEVICES: set[str] = set()
+AVERAGING_DEVICES: set[str] = set()
 
 
 def check_backend(backend: str, argument: str = "backend") -> str:

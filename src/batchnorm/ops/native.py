@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from batchnorm.ops import schema
-from batchnorm.ops.backend import NATIVE_DEVICES
+from batchnorm.ops.backend import AVERAGING_DEVICES, NATIVE_DEVICES
 
 __all__ = ["LIBRARY_FILE", "instruction_set", "load_native"]
 
@@ -34,6 +34,7 @@ def load_native() -> bool:
         )
         return False
     NATIVE_DEVICES.add("cpu")
+    AVERAGING_DEVICES.add("cpu")
     return True
 
 

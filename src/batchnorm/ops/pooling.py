@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from batchnorm.ops import eager
+from batchnorm.ops.backend import AVERAGING_DEVICES
 
 __all__ = ["average", "check_avg_pool", "check_windows", "is_within"]
 
@@ -42,8 +43,8 @@ def average(output: Tensor, avg_pool: int) -> Tensor:
 
 
 def is_within(rung: str, input: Tensor, residual: Tensor | None, avg_pool: int) -> bool:
-    """Whether a kernel averages in the same pass: contiguous images of whole windows, on the CPU."""
-    if rung != "native" or not input.is_cpu or residual is not None:
+    """Whether a kernel averages in the same pass: contiguous images of whole windows, without a residual."""
+    if rung != "native" or input.device.type not in AVERAGING_DEVICES or residual is not None:
         return False
     height, width = input.shape[2:]
     whole = height % avg_pool == 0 and width % avg_pool == 0 and width * avg_pool <= LONGEST_BAND

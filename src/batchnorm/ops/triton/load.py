@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from batchnorm.ops import schema
-from batchnorm.ops.backend import NATIVE_DEVICES
+from batchnorm.ops.backend import AVERAGING_DEVICES, NATIVE_DEVICES
 
 __all__ = ["load_triton", "register"]
 
@@ -36,6 +36,7 @@ def register(device_type: str) -> None:
         name = text.split("(")[0]
         schema.LIBRARY.impl(name, _kernel(name), device_type.upper())
     NATIVE_DEVICES.add(device_type)
+    AVERAGING_DEVICES.discard(device_type)
 
 
 def _kernel(name: str) -> Callable[..., Any]:
