@@ -15,8 +15,8 @@ from tests.tolerances import CURVES
 DOUBLE = {"dtype": torch.float64, "parameters": torch.float64}
 
 
-def function_and_leaves(activation, training, backend, residual=True):
-    case = Case((4, 2, 3), activation=activation, spread=2.0, residual="contiguous", seed=5, **DOUBLE)
+def function_and_leaves(activation, training, backend, shape=(4, 2, 3), **options):
+    case = Case(shape, activation=activation, spread=2.0, residual="contiguous", seed=5, **DOUBLE)
     tensors = case.tensors()
     leaves = [getattr(tensors, name).requires_grad_() for name in LEAVES]
 
@@ -31,6 +31,7 @@ def function_and_leaves(activation, training, backend, residual=True):
             activation=activation,
             residual=residual,
             backend=backend,
+            **options,
         )
 
     z = batch_norm(

@@ -12,7 +12,8 @@ import batchnorm as bn
 from batchnorm import stats
 from batchnorm.ops import batch_norm, eager
 from batchnorm.ops.activations import activation_code
-from tests.conformance.comparison import LEAVES, NATIVE, each_backend, each_of_ours, run
+from tests.conformance.comparison import NATIVE, each_backend, each_of_ours, run
+from tests.conformance.test_autograd import function_and_leaves, jvp_warns
 from tests.conformance.test_registration import arguments, compiler_warns, needs_compiler
 from tests.interpreter import INTERPRETED
 from tests.strategies import ACTIVATIONS, DTYPES, Case
@@ -154,30 +155,17 @@ def test_any_number_of_threads_gives_the_same_bits(backend):
         assert all(map(torch.equal, found[0], other))
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # torch, about itself
+@jvp_warns
 @each_of_ours
 @each_mode
-def test_derivatives_to_second_order(backend, training):
-    double = {"dtype": torch.float64, "parameters": torch.float64}
-    tensors = Case((3, 2, 4, 4), spread=2.0, residual="contiguous", **double).tensors()
-
-    def function(input, weight, bias, residual):
-        return batch_norm(
-            input,
-            tensors.running_mean.clone(),
-            tensors.running_var.clone(),
-            weight,
-            bias,
-            training,
-            activation="silu",
-            residual=residual,
-            avg_pool=2,
-            backend=backend,
-        )
-
-    leaves = [getattr(tensors, name).requires_grad_() for name in LEAVES]
-    assert gradcheck(function, leaves, check_forward_ad=True)
-    assert gradgradcheck(function, leaves)
+@pytest.mark.parametrize("residual", [False, True])
+def test_derivatives_to_second_order(backend, training, residual):
+    function, leaves = function_and_leaves("silu", training, backend, (3, 2, 4, 4), avg_pool=2)
+    if not residual:  # as kernels that average take none
+        *leaves, _ = leaves
+    checked = function if residual else lambda *leaves: function(*leaves, None)
+    assert gradcheck(checked, leaves, check_forward_ad=True)
+    assert gradgradcheck(checked, leaves)
 
 
 @pytest.mark.parametrize(

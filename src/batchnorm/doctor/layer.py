@@ -81,6 +81,11 @@ class Layer:
         """Whether training normalizes with the batch: a frozen or locked layer does not."""
         return self.kind in ("batch", "sync", "foreign") and not is_locked(self.module)
 
+    @property
+    def only_normalizes(self) -> bool:
+        """Whether its output is that of batch norm alone, not activated or averaged."""
+        return getattr(self.module, "activation", None) is None and getattr(self.module, "avg_pool", 1) == 1
+
     def has_initial_statistics(self) -> bool:
         """Whether mean and variance are exactly (0, 1) in every channel."""
         return (

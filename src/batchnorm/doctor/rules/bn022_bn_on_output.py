@@ -28,7 +28,11 @@ def check(patient: Patient) -> Iterator[Finding]:
     """What the output is."""
     graph = patient.graph
     for site in graph.sites if graph is not None else ():
-        if graph is not None and graph.feeds_output(site.node) and _only_normalizes(patient, site.layer):
+        if (
+            graph is not None
+            and graph.feeds_output(site.node)
+            and patient.by_name[site.layer].only_normalizes
+        ):
             yield found(
                 "info",
                 site.layer,
@@ -36,8 +40,3 @@ def check(patient: Patient) -> Iterator[Finding]:
                 "Right for an embedding, wrong for a regression.",
                 advice("for a regression leave it out and standardize the targets"),
             )
-
-
-def _only_normalizes(patient: Patient, name: str) -> bool:
-    module = patient.by_name[name].module
-    return getattr(module, "activation", None) is None and getattr(module, "avg_pool", 1) == 1

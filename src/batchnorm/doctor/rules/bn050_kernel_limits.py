@@ -54,8 +54,7 @@ def _is_plain(layer: Layer, input: Tensor) -> bool:
         layer.kind in ("batch", "sync")
         and layer.mean is not None
         and layer.mean.shape == input.shape[1:2]
-        and getattr(layer.module, "activation", None) is None
-        and getattr(layer.module, "avg_pool", 1) == 1
+        and layer.only_normalizes
         and getattr(layer.module, "channel_dim", 1) == 1
     )
 
