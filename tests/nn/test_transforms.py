@@ -168,3 +168,16 @@ def test_a_trace_holds_torchs_batch_norm(training, gradients, backend):
     kinds = {node.kind() for node in traced.inlined_graph.nodes()}
     assert {kind.split("::")[0] for kind in kinds} == {"prim", "aten"}
     assert "aten::batch_norm" in kinds
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_scripting_is_refused_with_the_way_out():
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 3), torch.nn.BatchNorm2d(3), torch.nn.ReLU())
+    expected = model(x := torch.randn(4, 1, 8, 8))
+    bn.convert(model, fuse=True)
+    with pytest.raises(TypeError, match=r"torch\.jit\.script: layer 1 .*bn\.revert.*") as refusal:
+        torch.jit.script(model)
+    assert "\n" not in str(refusal.value)
+    scripted = torch.jit.script(bn.revert(copy.deepcopy(model))[0])
+    torch.testing.assert_close(scripted(x), expected)
+    assert type(model[1]) is bn.BatchNorm2d

@@ -1,7 +1,7 @@
 """Batch-norm layers: drop-in for torch.nn's, with activation, residual and choice of statistics."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import torch
 from torch import Tensor, nn
@@ -108,6 +108,13 @@ class _Layer(nn.modules.batchnorm._BatchNorm):
     def __getstate__(self) -> dict[str, Any]:
         # a copy may go to another world of processes, which have agreed on nothing
         return {**self.__dict__, "agreed_with": None}
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Refuse `torch.jit.script`, which cannot compile `forward` and would only say why."""
+        raise TypeError(
+            f"torch.jit.script: {self.title()} expected torch.nn's layer, got {type(self).__name__}: "
+            "script what bn.revert(copy.deepcopy(model))[0] returns, or use torch.jit.trace or torch.export"
+        )
 
     def title(self) -> str:
         """How errors name the layer."""
