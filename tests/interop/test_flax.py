@@ -11,7 +11,9 @@ linen = pytest.importorskip("flax.linen", reason="pip install --group interop")
 
 SHAPES = {0: (16,), 1: (8, 5), 2: (6, 4, 5), 3: (4, 3, 2, 2)}  # batch and space; channels come last
 ALL = pytest.mark.parametrize("dims", SHAPES)
-SWITCHES = pytest.mark.parametrize(("scale", "bias"), [(True, True), (True, False), (False, False)])
+SWITCHES = pytest.mark.parametrize(
+    ("scale", "bias"), [(True, True), (True, False), (False, True), (False, False)]
+)
 
 
 def data(dims, seed=0):
@@ -69,6 +71,7 @@ def test_to_flax_predicts_the_same(dims, scale, bias):
     _, variables = trained(dims, scale, bias)
     ours = from_flax(variables, dims, momentum=0.8, epsilon=1e-4)
     options, given = to_flax(ours)
+    assert (options["use_scale"], options["use_bias"]) == (scale, bias)
     x = data(dims, 3)
     torch.testing.assert_close(
         ours(channels_first(x)), predict(linen.BatchNorm(**options), given, x), rtol=1e-5, atol=1e-5

@@ -15,7 +15,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 SHAPES = {0: (16,), 1: (8, 5), 2: (6, 4, 5), 3: (4, 3, 2, 2)}  # batch and space; channels come last
 ALL = pytest.mark.parametrize("dims", SHAPES)
-SWITCHES = pytest.mark.parametrize(("scale", "center"), [(True, True), (True, False), (False, False)])
+SWITCHES = pytest.mark.parametrize(
+    ("scale", "center"), [(True, True), (True, False), (False, True), (False, False)]
+)
 
 
 def data(dims, seed=0):
@@ -69,6 +71,7 @@ def test_to_keras_predicts_the_same(dims, scale, center):
     ours = from_keras(trained(dims, scale=scale, center=center).get_config(),
                       trained(dims, scale=scale, center=center).get_weights(), dims)  # fmt: skip
     options, weights = to_keras(ours)
+    assert (options["scale"], options["center"]) == (scale, center)
     theirs = keras.layers.BatchNormalization(**options)
     x = data(dims, 3)
     theirs.build(x.shape)

@@ -29,7 +29,7 @@ def test_the_layer_has_the_rank_asked_for_and_predicts(dims, kind):
     made = from_keras(CONFIG, ARRAYS, dims)
     assert type(made) is kind
     assert not made.training
-    assert made.momentum == pytest.approx(0.1)
+    assert made.momentum == 0.1
     assert made.eps == 1e-3
     for name, values in (("weight", GAMMA), ("bias", BETA), ("running_mean", MEAN), ("running_var", VAR)):
         assert getattr(made, name).tolist() == values.tolist()
@@ -44,7 +44,7 @@ def test_there_and_back(options, count):
     from_options = {"momentum": options["momentum"], "epsilon": options["epsilon"], "count": count}
     for back in (from_keras(config, weights, count=count), from_flax(variables, **from_options)):
         assert back.eps == original.eps
-        assert back.momentum == pytest.approx(original.momentum)
+        assert back.momentum == original.momentum
         state, expected = back.state_dict(), original.state_dict()
         assert list(state) == list(expected)
         for name, values in expected.items():
@@ -86,9 +86,43 @@ def test_what_is_given_is_copied():
     assert made.running_mean.tolist() == MEAN.tolist()
 
 
-def test_a_shift_without_scale_keeps_the_weight_one():
-    made = from_flax({"params": {"bias": BETA}, "batch_stats": {"mean": MEAN, "var": VAR}})
-    assert (made.weight.tolist(), made.bias.tolist()) == ([1, 1], BETA.tolist())
+def test_a_shift_without_scale_has_a_weight_that_stays_one():
+    variables = {"params": {"bias": BETA}, "batch_stats": {"mean": MEAN, "var": VAR}}
+    for made in (from_flax(variables), from_keras({**CONFIG, "scale": False}, ARRAYS[1:])):
+        assert (made.weight.tolist(), made.bias.tolist()) == ([1, 1], BETA.tolist())
+        assert [name for name, values in made.named_parameters() if values.requires_grad] == ["bias"]
+        assert (to_flax(made)[0]["use_scale"], len(to_keras(made)[1])) == (False, 3)
+        assert to_flax(made)[1]["params"].keys() == {"bias"}
+    learned = layer()
+    torch.nn.init.ones_(learned.weight)
+    assert to_keras(learned)[0]["scale"]
+
+
+def test_the_entry_of_a_saved_network_holds_the_config():
+    entry = {"module": "keras.layers", "class_name": "BatchNormalization", "config": CONFIG}
+    made = from_keras(entry, ARRAYS)
+    assert (made.eps, made.momentum) == (1e-3, 0.1)
+
+
+def test_arrays_by_name_may_come_in_the_order_of_a_file():
+    names = ("gamma", "beta", "moving_mean", "moving_variance")
+    by_name = dict(sorted(zip(names, ARRAYS, strict=True)))
+    assert from_keras(CONFIG, by_name).weight.tolist() == GAMMA.tolist()
+
+
+def test_what_keras_does_not_train_stays_as_it_is():
+    made = from_keras({**CONFIG, "trainable": False}, ARRAYS).train()
+    x = torch.randn(4, 2, 3, 3)
+    torch.testing.assert_close(made(x), layer().eval()(x))
+    assert not any(values.requires_grad for values in made.parameters())
+    assert to_keras(made)[0]["trainable"] is False
+    assert "trainable" not in to_keras(layer())[0]
+
+
+@pytest.mark.parametrize("momentum", [0.99, 0.9, 0.999, 0.997, 0.95, 0.7, 0.3, 0.1])
+def test_momentum_comes_back_as_it_was(momentum):
+    made = from_keras({**CONFIG, "momentum": momentum}, ARRAYS)
+    assert to_keras(made)[0]["momentum"] == momentum
 
 
 def test_arrays_of_any_dtype_are_taken():
@@ -124,16 +158,85 @@ def test_half_layers_become_arrays():
         ),
         (
             lambda: from_keras(CONFIG, [GAMMA, BETA[:1], MEAN, VAR]),
-            r"from_keras: arrays expected shape \(2,\), got \(1,\)",
+            r"from_keras: arrays expected one shape \(C,\), got gamma \(2,\), beta \(1,\), ",
         ),
         (
             lambda: from_keras(CONFIG, [GAMMA, BETA, MEAN, -VAR]),
-            "from_keras: statistics expected finite numbers and variances >= 0, got",
+            "from_keras: moving_variance expected finite numbers of at least 0, got -8.0 in channel 0$",
         ),
-        (lambda: from_keras(CONFIG, [GAMMA, BETA, MEAN * np.nan, VAR]), "statistics expected finite numbers"),
+        (
+            lambda: from_keras(CONFIG, [GAMMA, BETA, MEAN * [1, np.nan], VAR]),
+            "from_keras: moving_mean expected finite numbers, got nan in channel 1$",
+        ),
+        (
+            lambda: from_keras(CONFIG, [GAMMA * np.inf, BETA, MEAN, VAR]),
+            "from_keras: gamma expected finite numbers, got inf in channel 0$",
+        ),
+        (
+            lambda: from_keras(CONFIG, [GAMMA, BETA, MEAN, VAR * 3e37], count=2),
+            "from_keras: moving_variance expected finite numbers of at least 0, got inf in channel 0$",
+        ),
+        (
+            lambda: from_keras(CONFIG, [GAMMA + 1j, BETA, MEAN, VAR]),
+            "from_keras: gamma expected an array of real numbers, got ndarray$",
+        ),
+        (
+            lambda: from_keras(CONFIG, ["gamma", BETA, MEAN, VAR]),
+            "from_keras: gamma expected an array of real numbers, got str$",
+        ),
+        (
+            lambda: from_keras(CONFIG, {"gamma": GAMMA, "beta": BETA}),
+            "from_keras: weights expected gamma, beta, moving_mean, moving_variance, got gamma, beta$",
+        ),
+        (
+            lambda: from_keras(nn.Linear(2, 2), ARRAYS),
+            r"from_keras: config expected layer.get_config\(\), got Linear$",
+        ),
+        (
+            lambda: from_keras({}, ARRAYS),
+            "from_keras: config expected axis, momentum, epsilon, scale, center, got no axis, no momentum,",
+        ),
+        (
+            lambda: from_keras({"class_name": "LayerNormalization", "config": CONFIG}, ARRAYS),
+            "from_keras: config expected a BatchNormalization's, got that of LayerNormalization$",
+        ),
+        (
+            lambda: from_keras({**CONFIG, "momentum": None}, ARRAYS),
+            "from_keras: momentum expected a number from 0 to 1, got None$",
+        ),
+        (
+            lambda: from_keras({**CONFIG, "epsilon": -1}, ARRAYS),
+            "from_keras: epsilon expected a number of at least 0, got -1$",
+        ),
+        (
+            lambda: from_keras(CONFIG, ARRAYS, count=float("nan")),
+            "from_keras: count expected at least 2 values per channel, got nan$",
+        ),
+        (
+            lambda: from_flax(
+                {"params": {"bn": {"scale": GAMMA}}, "batch_stats": {"mean": MEAN, "var": VAR}}
+            ),
+            "from_flax: params expected scale and bias, got bn$",
+        ),
+        (
+            lambda: from_flax({"scale": GAMMA, "mean": MEAN, "var": VAR}),
+            "from_flax: variables expected params and batch_stats, got scale, mean, var$",
+        ),
+        (
+            lambda: from_flax({"params": None, "batch_stats": {"bn": {"mean": MEAN, "var": VAR}}}),
+            "from_flax: batch_stats expected mean and var, got bn$",
+        ),
+        (
+            lambda: to_keras(nn.LazyBatchNorm2d()),
+            "to_keras: layer expected values, got LazyBatchNorm2d",
+        ),
+        (
+            lambda: to_keras(nn.BatchNorm2d(3, device="meta")),
+            "to_keras: layer expected values, got BatchNorm2d",
+        ),
         (
             lambda: from_flax({"batch_stats": {"mean": 1.0, "var": 2.0}}),
-            r"from_flax: arrays expected shape \(1,\), got \(\)",
+            r"from_flax: arrays expected one shape \(C,\), got mean \(\), var \(\)",
         ),
         (
             lambda: from_keras({**CONFIG, "momentum": 1.5}, ARRAYS),

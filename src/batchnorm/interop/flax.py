@@ -19,7 +19,7 @@ def from_flax(
     epsilon: float = 1e-5,
     count: int | None = None,
 ) -> BatchNorm1d | BatchNorm2d | BatchNorm3d:
-    """Our layer from the variables of a Flax linen ``BatchNorm``.
+    """Our layer from the variables of a Flax ``BatchNorm``.
 
     Args:
         variables: ``{"params": {"scale", "bias"}, "batch_stats": {"mean", "var"}}`` of the one layer.
@@ -31,24 +31,32 @@ def from_flax(
             copies it: predictions are then the same to rounding.
 
     Returns:
-        The layer, in prediction mode. It takes channels at axis 1, Flax by default at the last one.
+        The layer, in prediction mode. It takes channels at axis 1, Flax by default at the last one. With
+        a shift and no scale its weight is 1 and asks for no gradient.
 
     Raises:
-        ValueError: If statistics are missing or the arrays do not fit.
+        ValueError: If statistics are missing, something is there that a batch norm does not have, or the
+            arrays do not fit.
 
     Example:
         >>> variables = {"params": {}, "batch_stats": {"mean": [5.0], "var": [9.0]}}
         >>> layer = from_flax(variables, dims=0, momentum=0.9, count=10)
-        >>> round(layer.momentum, 6), layer.weight, layer.running_var.item()
+        >>> layer.momentum, layer.weight, layer.running_var.item()
         (0.1, None, 10.0)
     """
-    theirs = {**variables.get("params", {}), **variables.get("batch_stats", {})}
-    if not {"mean", "var"} <= set(theirs):
-        raise ValueError(
-            f"from_flax: batch_stats expected mean and var, got {', '.join(theirs) or 'nothing'}"
-        )
-    arrays = {ours: theirs[name] for ours, name in _NAMES.items() if name in theirs}
-    return from_numbers("from_flax", dims, momentum, epsilon, arrays, count)
+    unknown = set(variables) - {"params", "batch_stats"}
+    if unknown:
+        raise ValueError(f"from_flax: variables expected params and batch_stats, got {_listed(variables)}")
+    params, statistics = variables.get("params") or {}, variables.get("batch_stats") or {}
+    if not set(params) <= {"scale", "bias"}:
+        raise ValueError(f"from_flax: params expected scale and bias, got {_listed(params)}")
+    if set(statistics) != {"mean", "var"}:
+        raise ValueError(f"from_flax: batch_stats expected mean and var, got {_listed(statistics)}")
+    return from_numbers("from_flax", dims, momentum, epsilon, {**params, **statistics}, _NAMES, count)
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    return ", ".join(map(str, names)) or "nothing"
 
 
 def to_flax(
@@ -59,11 +67,13 @@ def to_flax(
     Args:
         layer: Of torch or ours, with running statistics; an activation is not part of it.
         axis: Of the channels in Flax.
-        count: As in `from_flax`: turns the unbiased variance into Flax's.
+        count: As in `from_flax`: turns the unbiased variance into Flax's, with which it predicts as if it had
+            been trained there. None copies it.
 
     Returns:
         ``options`` and ``variables``:
-        ``BatchNorm(use_running_average=True, **options).apply(variables, x)``.
+        ``BatchNorm(use_running_average=True, **options).apply(variables, x)``. A weight that is 1 and asks
+        for no gradient, beside a bias, becomes ``use_scale=False``.
 
     Raises:
         ValueError: If the layer has no running statistics, or momentum None.

@@ -7,48 +7,89 @@ from numpy.typing import ArrayLike, NDArray
 
 from batchnorm.interop.layer import BatchNorm, from_numbers, old_weight, to_numbers
 from batchnorm.nn import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from batchnorm.nn.statistics import Frozen
 
 __all__ = ["from_keras", "to_keras"]
 
-_STATISTICS = ("running_mean", "running_var")  # the order of Keras: gamma, beta, moving mean and variance
+# in the order of get_weights()
+_NAMES = {
+    "weight": "gamma",
+    "bias": "beta",
+    "running_mean": "moving_mean",
+    "running_var": "moving_variance",
+}
+_SETTINGS = ("axis", "momentum", "epsilon", "scale", "center")
 
 
 def from_keras(
-    config: Mapping[str, Any], weights: Sequence[ArrayLike], dims: int = 2, *, count: int | None = None
+    config: Mapping[str, Any],
+    weights: Sequence[ArrayLike] | Mapping[str, ArrayLike],
+    dims: int = 2,
+    *,
+    count: int | None = None,
 ) -> BatchNorm1d | BatchNorm2d | BatchNorm3d:
     """Our layer from a Keras ``BatchNormalization``.
 
     Args:
-        config: ``layer.get_config()``.
-        weights: ``layer.get_weights()``: gamma if ``scale``, beta if ``center``, moving mean and variance.
+        config: ``layer.get_config()``, or the layer's entry in a saved network, which holds that.
+        weights: ``layer.get_weights()``: gamma if ``scale``, beta if ``center``, moving mean and variance;
+            or these by name, as in a file, where their order is another one.
         dims: Spatial dimensions: 0 or 1 for `BatchNorm1d`, 2, 3.
         count: Values per channel in each batch of its training: N · height · width. Keras 3 averages the
             *biased* variances of batches, torch the unbiased ones; given ``count`` the variance is
-            turned into torch's. None copies it: predictions are then the same to rounding.
+            turned into torch's. None copies it: predictions are then the same to rounding. Keras 2
+            averages unbiased ones where it fuses, for images and volumes by default: give none there.
 
     Returns:
         The layer, in prediction mode. It takes channels at axis 1, Keras by default at the last one:
         ``x.permute(0, 3, 1, 2)`` for images. Its momentum is 1 − that of Keras, which weighs the old.
+        With ``scale`` False and ``center`` True its weight is 1 and asks for no gradient; with
+        ``trainable`` False its ``stats`` are ``Frozen(affine=True)``.
 
     Raises:
-        ValueError: If the layer normalizes several axes, uses renorm, or the arrays do not fit.
+        ValueError: If ``config`` is not such a layer's, the layer normalizes several axes or uses renorm, or
+            the arrays do not fit.
 
     Example:
         >>> config = {"axis": -1, "momentum": 0.99, "epsilon": 1e-3, "scale": True, "center": False}
         >>> layer = from_keras(config, [[2.0], [5.0], [9.0]], dims=0)
-        >>> round(layer.momentum, 6), layer.eps, layer.running_mean.item(), layer.bias
+        >>> layer.momentum, layer.eps, layer.running_mean.item(), layer.bias
         (0.01, 0.001, 5.0, None)
     """
-    axis = config.get("axis", -1)
-    if isinstance(axis, list | tuple) and len(axis) != 1:
+    config = _settings(config)
+    axis = config["axis"]
+    if not isinstance(axis, int) and len(axis) != 1:
         raise ValueError(f"from_keras: axis expected one axis, got {axis}")
     if config.get("renorm"):
         raise ValueError("from_keras: renorm expected False, got True")
-    names = [*["weight"] * config.get("scale", True), *["bias"] * config.get("center", True), *_STATISTICS]
-    if len(weights) != len(names):
+    absent = {name for name, setting in (("gamma", "scale"), ("beta", "center")) if not config[setting]}
+    names = [name for name in _NAMES.values() if name not in absent]
+    if isinstance(weights, Mapping):
+        if set(weights) != set(names):
+            raise ValueError(f"from_keras: weights expected {', '.join(names)}, got {', '.join(weights)}")
+    elif len(weights) != len(names):
         raise ValueError(f"from_keras: weights expected {len(names)} arrays, got {len(weights)}")
-    momentum, eps = config.get("momentum", 0.99), config.get("epsilon", 1e-3)
-    return from_numbers("from_keras", dims, momentum, eps, dict(zip(names, weights, strict=True)), count)
+    else:
+        weights = dict(zip(names, weights, strict=True))
+    frozen = config.get("trainable") is False
+    return from_numbers(
+        "from_keras", dims, config["momentum"], config["epsilon"], weights, _NAMES, count, frozen
+    )
+
+
+def _settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not isinstance(config, Mapping):
+        raise ValueError(f"from_keras: config expected layer.get_config(), got {type(config).__name__}")
+    kind = config.get("class_name", "BatchNormalization")
+    if not kind.endswith("BatchNormalization"):
+        raise ValueError(f"from_keras: config expected a BatchNormalization's, got that of {kind}")
+    inner: Mapping[str, Any] = config.get("config", config)
+    missing = [setting for setting in _SETTINGS if setting not in inner]
+    if missing:
+        raise ValueError(
+            f"from_keras: config expected {', '.join(_SETTINGS)}, got no {', no '.join(missing)}"
+        )
+    return inner
 
 
 def to_keras(
@@ -59,11 +100,13 @@ def to_keras(
     Args:
         layer: Of torch or ours, with running statistics; an activation is not part of it.
         axis: Of the channels in Keras.
-        count: As in `from_keras`: turns the unbiased variance into Keras's.
+        count: As in `from_keras`: turns the unbiased variance into Keras's, with which it predicts as if it
+            had been trained there. None copies it.
 
     Returns:
         ``options`` and ``weights``: ``keras.layers.BatchNormalization(**options)``, and
-        ``set_weights(weights)`` once it is built.
+        ``set_weights(weights)`` once it is built. A weight that is 1 and asks for no gradient, beside a
+        bias, becomes ``scale=False``; ``Frozen(affine=True)`` becomes ``trainable=False``.
 
     Raises:
         ValueError: If the layer has no running statistics, or momentum None.
@@ -76,4 +119,6 @@ def to_keras(
         "scale": "weight" in arrays,
         "center": "bias" in arrays,
     }
-    return options, [arrays[name] for name in ("weight", "bias", *_STATISTICS) if name in arrays]
+    if getattr(layer, "stats", None) == Frozen(affine=True):
+        options["trainable"] = False
+    return options, [arrays[name] for name in _NAMES if name in arrays]
