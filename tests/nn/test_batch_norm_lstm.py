@@ -445,6 +445,20 @@ def test_compiled_whole_it_is_the_same():
     torch.testing.assert_close(*results)
 
 
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_exported_it_takes_a_batch_of_any_size(bidirectional, batch_first):
+    lstm = bn.BatchNormLSTM(
+        3, 4, num_layers=2, max_steps=5, bidirectional=bidirectional, batch_first=batch_first
+    ).eval()
+    whole = torch.randn(7, 5, 3) if batch_first else torch.randn(5, 7, 3)
+    dim = 0 if batch_first else 1
+    program = torch.export.export(
+        lstm, (whole.narrow(dim, 0, 2).contiguous(),), dynamic_shapes=({dim: torch.export.Dim.DYNAMIC},)
+    )
+    torch.testing.assert_close(program.module()(whole), lstm(whole))
+
+
 def test_functional_gradients_are_those_of_backward():
     lstm = build()
     other = copy.deepcopy(lstm)

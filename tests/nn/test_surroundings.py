@@ -137,3 +137,32 @@ def test_sharded_tensors_are_normalized_by_torch(tmp_path):
         torch.testing.assert_close(y.full_tensor(), expected)
     finally:
         torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("cast", [lambda m: m.type(torch.float64), lambda m: m._apply(torch.Tensor.double)])
+def test_cast_whole_a_layer_still_counts(cast):
+    layer = cast(bn.BatchNorm2d(3))
+    layer(torch.randn(4, 3, 2, 2, dtype=torch.float64))
+    assert layer.num_batches_tracked.dtype == torch.int64
+    assert (layer.num_batches_tracked, layer.running_mean.dtype) == (1, torch.float64)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_an_mkldnn_tensor_goes_to_torch(training):
+    layer, x = bn.BatchNorm2d(3, activation="relu").train(training), torch.randn(4, 3, 8, 8)
+    twin = copy.deepcopy(layer)
+    torch.testing.assert_close(layer(x.to_mkldnn()).to_dense(), twin(x))
+    torch.testing.assert_close(layer.state_dict(), twin.state_dict())
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("backend", ["native", "eager", "torch"])
+def test_channels_that_come_last_are_those_of_a_view(backend, training):
+    layer = bn.BatchNorm2d(3, activation="relu", channel_dim=-1, backend=backend).train(training)
+    usual = bn.BatchNorm2d(3, activation="relu", backend=backend).train(training)
+    x, residual = torch.randn(2, 4, 5, 3), torch.randn(2, 4, 5, 3)
+    expected = usual(x.movedim(-1, 1), residual.movedim(-1, 1)).movedim(1, -1)
+    torch.testing.assert_close(layer(x, residual), expected)
+    torch.testing.assert_close(layer.state_dict(), usual.state_dict())
+    with pytest.raises(RuntimeError, match=r"batch_norm: residual expected shape"):
+        layer(x, residual.transpose(1, 2))

@@ -170,6 +170,30 @@ def test_a_trace_holds_torchs_batch_norm(training, gradients, backend):
     assert "aten::batch_norm" in kinds
 
 
+RECORDED = {
+    "channels last": {"channel_dim": -1},
+    "cumulative": {"momentum": None},
+    "skip": {"nonfinite": "skip"},
+    "raise": {"nonfinite": "raise"},
+    **{str(kind): {"stats": kind} for kind in (S.Ghost(2), S.Renorm(), S.Accumulated(2), S.Frozen())},
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", RECORDED)
+def test_a_trace_of_any_kind_runs_where_this_package_is_not(kind, training, gradients):
+    layer, x = bn.BatchNorm1d(3, **RECORDED[kind]).train(training), torch.randn(6, 3)
+    twin = copy.deepcopy(layer)
+    with torch.set_grad_enabled(gradients):
+        traced = torch.jit.trace(copy.deepcopy(layer), x, check_trace=False)
+    kinds = {node.kind().split("::")[0] for node in traced.inlined_graph.nodes()}
+    assert kinds == {"prim", "aten"}
+    twin(x)  # what the trace has seen moves its statistics too
+    torch.testing.assert_close(traced(x), twin(x))
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_scripting_is_refused_with_the_way_out():
     model = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 3), torch.nn.BatchNorm2d(3), torch.nn.ReLU())
@@ -181,3 +205,42 @@ def test_scripting_is_refused_with_the_way_out():
     scripted = torch.jit.script(bn.revert(copy.deepcopy(model))[0])
     torch.testing.assert_close(scripted(x), expected)
     assert type(model[1]) is bn.BatchNorm2d
+
+
+@compiler_warns
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("stats", [S.Batch(), S.Ghost(4), S.Renorm()], ids=str)
+def test_stacked_networks_of_images(stats, layout, training, compiled):
+    networks = [
+        torch.nn.Sequential(
+            torch.nn.Conv2d(3, 4, 3), bn.BatchNorm2d(4, stats=stats), torch.nn.Conv2d(4, 2, 1)
+        )
+        for _ in range(3)
+    ]
+    for network in networks:
+        network.train(training)
+    parameters, buffers = stack_module_state(networks)
+    x = torch.randn(8, 3, 6, 6).contiguous(memory_format=layout)
+    stacked = vmap(lambda p, b, x: functional_call(networks[0], (p, b), (x,)), (0, 0, None))
+    if compiled:
+        torch.compiler.reset()
+        stacked = torch.compile(stacked, backend="eager", fullgraph=True)
+    found = stacked(parameters, buffers, x)
+    torch.testing.assert_close(found, torch.stack([network(x) for network in networks]))
+    torch.testing.assert_close(buffers["1.running_var"][2], networks[2][1].running_var)
+
+
+@each_of_ours
+@pytest.mark.parametrize("options", [{}, {"channel_dim": -1}, {"stats": S.Ghost(2)}], ids=str)
+def test_batched_gradients_are_differentiable(options, backend):
+    layer = bn.BatchNorm2d(3, backend=backend, dtype=torch.float64, **options)
+    x = torch.randn(4, 3, 2, 3, dtype=torch.float64)
+
+    def jacobian(vectorize):
+        return torch.autograd.functional.jacobian(
+            lambda x: copy.deepcopy(layer)(x).sum((0, 2)), x, vectorize=vectorize, create_graph=True
+        )
+
+    torch.testing.assert_close(jacobian(True), jacobian(False))

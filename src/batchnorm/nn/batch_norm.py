@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from batchnorm.nn.averages import Pending, is_repetition, moved_in_vain
-from batchnorm.nn.composed import EXCLUDED, composed_forward
+from batchnorm.nn.composed import EXCLUDED, composed_forward, forward_with_channels_last
 from batchnorm.nn.corrections import correction_memory
 from batchnorm.nn.statistics import Batch, Cumulative, Frozen, Renorm, Rows, Scheduled, Statistics
 from batchnorm.ops import NONFINITE, batch_norm, check_backend
@@ -150,12 +150,16 @@ class _Layer(nn.modules.batchnorm._BatchNorm):
             ValueError: If the rank is wrong, there is one value per channel in training, or ``mask``,
                 ``domain`` or ``step`` does not fit.
             RuntimeError: If sizes or dtypes do not fit together, or a process of a `Synced` layer fails.
+            NotImplementedError: If the input is not floating.
+            FloatingPointError: With ``nonfinite="raise"``, before anything is changed.
         """
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
         learns = self.learns()
         plain = self._plain or self.stats.is_idle(learns)
-        if not plain or mask is not None or domain is not None or step is not None or self.channel_dim != 1:
+        if not plain or mask is not None or domain is not None or step is not None:
             return composed_forward(self, input, residual, mask, domain, step)
+        if self.channel_dim != 1:
+            return forward_with_channels_last(self, input, residual)
         return self.forward_on_row(input, residual)
 
     def forward_on_row(self, input: Tensor, residual: Tensor | None, row: int | None = None) -> Tensor:
@@ -220,15 +224,19 @@ class _Layer(nn.modules.batchnorm._BatchNorm):
             new = getattr(self, name)
             if new is not None and old is not None and new.dtype in (torch.float16, torch.bfloat16):
                 setattr(self, name, old.to(new.device, torch.float32))
+        self._keep_count_whole()
         return self
 
     def _keep_statistics_exact(self) -> None:
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked = self.num_batches_tracked.long()
+        self._keep_count_whole()
         for name in ("running_mean", "running_var"):
             values = getattr(self, name)
             if values is not None and values.dtype in (torch.float16, torch.bfloat16):
                 setattr(self, name, values.float())
+
+    def _keep_count_whole(self) -> None:
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked = self.num_batches_tracked.long()
 
 
 class BatchNorm1d(_Layer, nn.BatchNorm1d):
@@ -253,7 +261,7 @@ class BatchNorm2d(_Layer, nn.BatchNorm2d):
 
     Args:
         num_features: C.
-        eps: Added to the variance; above 0.
+        eps: Added to the variance; above 0 in training.
         momentum: Weight of the *new* batch; None for the mean over all batches so far.
         affine: Learn ``weight`` (γ, from 1) and ``bias`` (β, from 0).
         track_running_stats: Keep running statistics; without them prediction uses the batch's too.
@@ -263,8 +271,9 @@ class BatchNorm2d(_Layer, nn.BatchNorm2d):
         activation: None, ``relu``, ``leaky_relu``, ``relu6``, ``sigmoid``, ``tanh``, ``silu``,
             ``gelu`` or ``hardswish``, applied in the same kernel.
         avg_pool: Size of the windows, side by side, whose averages are returned, as if
-            `torch.nn.AvgPool2d` followed; 1 for none. Of contiguous images that windows fill, the
-            compiled CPU kernels never store what is averaged.
+            `torch.nn.AvgPool2d` followed; 1 for none, and of other layers than `BatchNorm2d` with
+            channels at 1. Of contiguous images that windows fill, the compiled CPU kernels never store
+            what is averaged.
         stats: Which statistics to normalize with, a kind or a sum of kinds of
             `batchnorm.nn.statistics`; `Batch()` if None.
         nonfinite: What a batch with NaN or infinite statistics does to the running ones:
@@ -272,7 +281,8 @@ class BatchNorm2d(_Layer, nn.BatchNorm2d):
         excluded: What the output is where a mask excludes the input from the statistics: ``zero``, or
             ``normalize`` for the same as elsewhere; then NaN there is NaN in the output and the gradients.
         channel_dim: Where the channels are, 1 or −1.
-        backend: ``auto``, ``eager``, ``native`` or ``torch``; the last only with `Batch()`.
+        backend: ``auto``, ``eager``, ``native`` or ``torch``; the last only with `Batch()`, and without
+            masks.
 
     Raises:
         ValueError: If an argument is unknown, or arguments contradict each other.

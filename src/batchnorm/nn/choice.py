@@ -4,6 +4,7 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 __all__ = ["as_domain", "as_step"]
@@ -35,7 +36,9 @@ def as_step(step: Any) -> int | list[int] | None:
     try:
         if not isinstance(step, Iterable) or (isinstance(step, Tensor) and step.dim() == 0):
             return operator.index(step)
-        sizes = [operator.index(size) for size in (step.tolist() if isinstance(step, Tensor) else step)]
+        given = step.tolist() if isinstance(step, Tensor) else step
+        # torch.export would take the index of a symbol for a constant
+        sizes: list[Any] = [s if isinstance(s, torch.SymInt) else operator.index(s) for s in given]
     except TypeError:
         expected = "an integer or sizes of the steps"
         raise ValueError(f"batch_norm: step expected {expected}, got {_found(step)}") from None

@@ -22,7 +22,7 @@ from batchnorm.ops.moments import Moments
 from batchnorm.ops.pooling import average, check_windows
 from batchnorm.ops.running import rows_of, uncounted
 
-__all__ = ["EXCLUDED", "composed_forward"]
+__all__ = ["EXCLUDED", "composed_forward", "forward_with_channels_last"]
 
 EXCLUDED = ("zero", "normalize")
 
@@ -61,6 +61,14 @@ def composed_forward(
     )
     assert flat is not None
     return cut.restored(_masked(layer, flat, added, weights, cut_rows).view(shape))
+
+
+def forward_with_channels_last(layer: Any, input: Tensor, residual: Tensor | None) -> Tensor:
+    """The forward pass of `Batch` on ``(N, *spatial, C)``: every position is a sample of its own."""
+    if residual is not None and residual.shape == input.shape:
+        residual = residual.flatten(0, -2)
+    output: Tensor = layer.forward_on_row(input.flatten(0, -2), residual)
+    return output.view_as(input)
 
 
 def _only_row(layer: Any, input: Tensor, cut: Cut) -> int | None:

@@ -109,7 +109,7 @@ def _by_domain(domains: int, domain: int | Tensor, samples: int, *, everywhere: 
 
 def _by_step(rows: PerStep, step: int | Sequence[int] | Tensor, samples: int) -> Cut:
     one = isinstance(step, int) or (isinstance(step, Tensor) and step.dim() == 0)
-    sizes = [samples] if one else [int(size) for size in step]  # type: ignore[union-attr]
+    sizes = [samples] if one else list(step)  # type: ignore[arg-type]
     first = int(step) if one else 0  # type: ignore[arg-type]
     steps, last = range(first, first + len(sizes)), rows.max_steps - 1
     if sum(sizes) != samples:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from batchnorm.ops.parts import numbered
+
 __all__ = ["mirrored_rows", "run_steps"]
 
 
@@ -18,7 +20,7 @@ def mirrored_rows(sizes: list[int], device: torch.device) -> Tensor:
     per_step = torch.tensor(sizes, device=device)
     lengths = (per_step[:, None] > torch.arange(sizes[0], device=device)).sum(0)
     first = per_step.cumsum(0) - per_step
-    step = torch.arange(len(sizes), device=device).repeat_interleave(per_step, output_size=sum(sizes))
+    step = numbered(sizes, device)
     sequence = torch.arange(sum(sizes), device=device) - first[step]
     return first[lengths[sequence] - 1 - step] + sequence
 
@@ -42,7 +44,7 @@ def run_steps(
     """
     outputs, ended = [], []
     for step, (size, from_input) in enumerate(zip(sizes, torch.split(gates, sizes), strict=True)):
-        if size < len(h):
+        if size < h.shape[0]:  # torch.export takes len for a constant
             ended.append((h[size:], c[size:]))
             h, c = h[:size], c[:size]
         i, f, g, o = norm(F.linear(h, weight), from_input, step=step).chunk(4, dim=1)

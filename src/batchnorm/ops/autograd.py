@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from batchnorm.ops import eager, schema
-from batchnorm.ops.backend import is_transformed
+from batchnorm.ops.backend import is_recorded, is_transformed
 from batchnorm.ops.recompute import entered, remember
 from batchnorm.ops.running import are_operations_counted, outside_transforms, uncounted
 
@@ -217,7 +217,7 @@ def update_running(input: Tensor, mean: Tensor, var: Tensor, rung: str, running:
     """Move the running statistics towards those of ``input``."""
     running_mean, running_var, counter, momentum, skip = running
     count = input.numel() // max(input.shape[1], 1)
-    move = kernels_of(rung).update_running_stats
+    move = kernels_of("eager" if is_recorded() else rung).update_running_stats
 
     def change(mean: Tensor, var: Tensor) -> None:
         move(running_mean, running_var, counter, mean, var, count, momentum, skip)

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["BACKENDS", "check_backend", "has_native", "is_transformed", "kernel_rung", "resolve_backend"]
+__all__ = [
+    "BACKENDS",
+    "check_backend",
+    "has_native",
+    "is_recorded",
+    "is_transformed",
+    "kernel_rung",
+    "resolve_backend",
+]
 
 BACKENDS = ("auto", "eager", "native", "torch")
 
@@ -43,8 +51,8 @@ def resolve_backend(backend: str, input: Tensor) -> str:
     """Turn a wish into a rung: ``eager``, ``native`` or ``torch``.
 
     ``auto`` takes ``BATCHNORM_BACKEND`` if that was set before layers were first imported, else the
-    native kernel where there is one, else torch's, as for a DTensor; on a CPU, where torch sums
-    channels_last data in float32 without blocks and loses digits, it takes eager for those.
+    native kernel where there is one, else torch's, as for a DTensor or an MKL-DNN tensor; on a CPU, where
+    torch sums channels_last data in float32 without blocks and loses digits, it takes eager for those.
 
     Args:
         backend: One of `BACKENDS`.
@@ -58,6 +66,8 @@ def resolve_backend(backend: str, input: Tensor) -> str:
         backend = check_backend(WISH, "BATCHNORM_BACKEND")
     if backend == "auto":
         if type(input).__name__ == "DTensor":  # torch's operators know how to share it out, ours do not
+            return "torch"
+        if input.is_mkldnn:
             return "torch"
         # `device` takes longer than all the rest
         if has_native("cpu" if input.is_cpu else input.device.type):
@@ -80,10 +90,16 @@ def is_transformed() -> bool:
     return forward_ad._current_level >= 0 or bool(torch._C._are_functorch_transforms_active())
 
 
-def kernel_rung(backend: str, input: Tensor) -> str:
-    """``native`` or ``eager``: `resolve_backend` where torch has no kernel to choose.
+def is_recorded() -> bool:
+    """Whether `torch.jit.trace` or `torch.export` is at work.
 
-    What is exported may be trained where this package is not: it has plain torch operations.
+    They lose a Function's backward, and what they record may run where this package is not: it has to be
+    plain torch operations.
     """
-    plain = not is_transformed() and not torch.compiler.is_exporting()
+    return bool(torch._C._get_tracing_state()) or torch.compiler.is_exporting()
+
+
+def kernel_rung(backend: str, input: Tensor) -> str:
+    """``native`` or ``eager``: `resolve_backend` where torch has no kernel to choose."""
+    plain = not is_transformed() and not is_recorded()
     return "native" if plain and resolve_backend(backend, input) == "native" else "eager"

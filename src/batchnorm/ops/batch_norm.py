@@ -7,7 +7,7 @@ from torch import Tensor
 from batchnorm.ops import autograd, eager
 from batchnorm.ops.activations import activate, activation_code
 from batchnorm.ops.arguments import check_arguments, refuse_nonfinite, refuse_one_value
-from batchnorm.ops.backend import resolve_backend
+from batchnorm.ops.backend import is_recorded, resolve_backend
 from batchnorm.ops.pooling import average, check_windows, is_within
 
 __all__ = ["batch_norm"]
@@ -41,7 +41,7 @@ def batch_norm(
         bias: Shift β, ``(C,)``; None for 0.
         training: Use the batch's statistics, and move the running ones if they are given.
         momentum: Weight of the new batch; None for the mean over all batches so far, which needs
-            ``num_batches_tracked``.
+            ``num_batches_tracked``: without, the running statistics stay.
         eps: Added to the variance; above 0 in training.
         num_batches_tracked: int64 scalar, counted up in training.
         activation: None, ``relu``, ``leaky_relu`` (0.01), ``relu6``, ``sigmoid``, ``tanh``,
@@ -76,10 +76,7 @@ def batch_norm(
         kept out of them, and a double-backward is that of the exact formula on every backend.
     """
     code = activation_code(activation)
-    # torch.jit.trace and torch.export lose a Function's backward, and what they record may run where this
-    # package is not
-    recorded = torch._C._get_tracing_state() or torch.compiler.is_exporting()
-    rung = "torch" if recorded else resolve_backend(backend, input)
+    rung = "torch" if is_recorded() else resolve_backend(backend, input)
     check_arguments(input, running_mean, running_var, weight, bias, residual, training, eps, nonfinite)
     if training and input.numel() == input.shape[1] > 0:
         refuse_one_value(input)

@@ -15,7 +15,7 @@ from torch.autograd import Function
 
 from batchnorm.ops import parts
 from batchnorm.ops.autograd import kernels_of
-from batchnorm.ops.backend import is_transformed
+from batchnorm.ops.backend import is_recorded, is_transformed
 from batchnorm.ops.collective import Ranks, add_up, gather
 from batchnorm.ops.moments import Moments, measure
 from batchnorm.ops.recompute import remember
@@ -44,8 +44,7 @@ class Given:
     @property
     def followed(self) -> bool:
         """Whether autograd follows the statistics, operation by operation, instead of a Function of ours."""
-        # torch.export would lose the Function's backward
-        return self.weights is not None or is_transformed() or torch.compiler.is_exporting()
+        return self.weights is not None or is_transformed() or is_recorded()
 
     @property
     def kernels(self) -> Any:

@@ -24,6 +24,7 @@ __all__ = [
     "normalize",
     "normalize_backward",
     "output_format",
+    "sample_sums",
     "update_running_stats",
 ]
 
@@ -36,8 +37,11 @@ def accumulation_dtype(input: Tensor) -> torch.dtype:
 
 
 def output_format(input: Tensor) -> torch.memory_format:
-    """Memory format of outputs: channels_last if the input is so and not contiguous too."""
-    if not input.is_contiguous():
+    """Memory format of outputs: channels_last if the input is so and not contiguous too.
+
+    Within `torch.func.vmap` nobody is told the layout that a tensor has; it has none but the usual one.
+    """
+    if not input.is_contiguous() and not torch._C._are_functorch_transforms_active():
         if input.dim() == 4 and input.is_contiguous(memory_format=torch.channels_last):
             return torch.channels_last
         if input.dim() == 5 and input.is_contiguous(memory_format=torch.channels_last_3d):
@@ -51,7 +55,15 @@ def _channel_sum(values: Tensor) -> Tensor:
     Torch sums pairwise along one inner run only; a single sum over several dimensions adds up a long
     row of runs one after the other, and is off by hundreds of roundings.
     """
-    return (values.flatten(2).sum(2) if values.dim() > 2 else values).sum(0)
+    return sample_sums(values).sum(0)
+
+
+def sample_sums(values: Tensor) -> Tensor:
+    """Sum over the positions of each sample, (N, C)."""
+    if values.dim() == 2:
+        return values
+    # torch's batched gradients know reshape and not flatten
+    return values.reshape(*values.shape[:2], values.shape[2:].numel()).sum(2)
 
 
 def _count(input: Tensor) -> int:

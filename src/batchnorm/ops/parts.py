@@ -19,18 +19,24 @@ import torch
 from torch import Tensor
 
 from batchnorm.ops.activations import activate, activation_derivative
-from batchnorm.ops.eager import accumulation_dtype, as_output
+from batchnorm.ops.backend import is_recorded
+from batchnorm.ops.eager import accumulation_dtype, as_output, sample_sums
 
-__all__ = ["backward_apply", "backward_reduce", "forward_apply", "moments", "weighted_moments"]
+__all__ = ["backward_apply", "backward_reduce", "forward_apply", "moments", "numbered", "weighted_moments"]
+
+
+def numbered(sizes: Sequence[int], device: torch.device) -> Tensor:
+    """The number of the part of each sample, 0 for the first ``sizes[0]`` of them; (N,)."""
+    if is_recorded():  # a size may be a symbol, and ONNX has no repeat_interleave of a known size
+        return torch.cat([torch.full((size,), part, device=device) for part, size in enumerate(sizes)])
+    numbers, times = torch.arange(len(sizes), device=device), torch.tensor(sizes, device=device)
+    return torch.repeat_interleave(numbers, times, output_size=sum(sizes))
 
 
 def _part_of_sample(sizes: Sequence[int], input: Tensor) -> Tensor:
-    """Number of the part of each sample, (N,)."""
     if sum(sizes) != input.shape[0]:
         raise RuntimeError(f"parts: sizes expected {input.shape[0]} samples, got {sum(sizes)}")
-    sizes_ = torch.tensor(sizes, device=input.device)
-    numbers = torch.arange(len(sizes), device=input.device)
-    return torch.repeat_interleave(numbers, sizes_, output_size=input.shape[0])
+    return numbered(sizes, input.device)
 
 
 def _spread(rows: Tensor, part: Tensor, input: Tensor) -> Tensor:
@@ -40,7 +46,7 @@ def _spread(rows: Tensor, part: Tensor, input: Tensor) -> Tensor:
 
 def _part_sums(values: Tensor, part: Tensor, parts: int) -> Tensor:
     """Sum over space and over the samples of each part, (P, C) in float64."""
-    of_samples = (values.flatten(2).sum(2) if values.dim() > 2 else values).double()
+    of_samples = sample_sums(values).double()
     return of_samples.new_zeros(parts, values.shape[1]).index_add(0, part, of_samples)
 
 
