@@ -216,3 +216,56 @@ def test_a_missing_extra_is_named():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "onnxruntime is missing: pip install 'batchnorm[onnx]'" in result.stderr
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "pt2"])
+@pytest.mark.parametrize("given", ["channels", "mask", "domain"])
+def test_kept_layers_that_torchs_kernel_does_not_do(tmp_path, suffix, given):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            stats = bn.stats.Domains(2) if given == "domain" else None
+            self.norm = bn.BatchNorm1d(6, channel_dim=-1 if given == "channels" else 1, stats=stats)
+
+        def forward(self, x):
+            mask = (x[:, :1] > 0) if given == "mask" else None
+            return self.norm(x, mask=mask, domain=1 if given == "domain" else None)
+
+    path, x = tmp_path / f"model.{suffix}", torch.randn(2, 6, 6)
+    assert export(settled(Net(), dtype=torch.float32), x, path, keep_bn=True).difference < 1e-5
+
+
+@pytest.mark.parametrize("backend", ["eager", "torch"])
+def test_kept_layers_are_torchs_operator_whatever_their_backend(tmp_path, backend):
+    path = tmp_path / "model.onnx"
+    export(nn.Sequential(bn.BatchNorm2d(1, backend=backend)).eval(), images(), path, keep_bn=True)
+    assert nodes(path) == ["BatchNormalization"]
+
+
+class Eigenvalues(nn.Module):
+    def forward(self, x):
+        return torch.linalg.eigvalsh(x)
+
+
+def test_what_cannot_be_converted_is_one_line_without_colours(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"^export: model expected to be convertible to ONNX, got "
+    ) as caught:
+        export(Eigenvalues().eval(), torch.randn(2, 3, 3), tmp_path / "model.onnx")
+    assert str(caught.value).isprintable()
+    assert "No ONNX function found for" in str(caught.value)
+    assert "dynamic_batch" not in str(caught.value)  # would not help
+    assert list(tmp_path.iterdir()) == []
+
+
+class Noisy(nn.Module):
+    def forward(self, x):
+        return x + torch.randn(x.shape[-1])
+
+
+def test_a_random_prediction_is_told_from_a_wrong_file(tmp_path):
+    with pytest.raises(ValueError, match=r"got .*; the model itself differs from run to run$"):
+        export(Noisy().eval(), images(), tmp_path / "noisy.onnx")
+    assert export(Noisy().eval(), images(), tmp_path / "noisy.pt2").difference == 0  # the same random numbers
+    with pytest.raises(ValueError, match=r"of the largest output, got [^;]*$"):
+        export(network(), images(), tmp_path / "model.onnx", tolerance=1e-12)

@@ -157,6 +157,35 @@ def test_identities_between_are_passed():
     assert assert_folds(model, images())[1].folded == {"3": ("0",)}
 
 
+@pytest.mark.parametrize("kind", [nn.Dropout, nn.Dropout2d, nn.AlphaDropout])
+def test_dropout_that_is_idle_in_prediction_is_passed(kind):
+    model = settled(nn.Sequential(nn.Conv2d(4, 4, 1), kind(0.5), nn.BatchNorm2d(4)))
+    assert assert_folds(model, images())[1].folded == {"2": ("0",)}
+    model[1].train()  # kept active, to sample predictions
+    assert fold(model)[1].alone == {"2": f"follows 1 ({kind.__name__}); feeds an output"}
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("by_name", [False, True])
+def test_dropout_as_a_function_is_passed_if_it_is_idle(training, by_name):
+    def run(net, x):
+        y = net.conv(x)
+        dropped = F.dropout(y, 0.5, training=training) if by_name else F.dropout(y, 0.5, training)
+        return net.norm(dropped)
+
+    report = fold(network(run))[1]
+    assert report.folded == ({} if training else {"norm": ("conv",)})
+
+
+def test_dropout_of_a_class_of_its_own_is_not_passed():
+    class Doubled(nn.Dropout):
+        def forward(self, x):
+            return 2 * x
+
+    model = settled(nn.Sequential(nn.Conv2d(4, 4, 1), Doubled(), nn.BatchNorm2d(4)))
+    assert assert_folds(model, images())[1].folded == {}
+
+
 # Our layers, called with a residual.
 
 
@@ -483,7 +512,7 @@ class Branching(nn.Module):
         self.inside = inside
 
     def forward(self, x):
-        if x.shape[-1] % 2 == 0:
+        if int(x.shape[-1]) % 2 == 0:
             x = x + 1
         for part in self.parts:
             x = part(x)

@@ -149,6 +149,107 @@ def test_what_a_layer_cannot_apply_is_left(cls, act):
     assert_same_function(model, original)
 
 
+@pytest.mark.parametrize(
+    ("act", "what"),
+    [
+        (nn.PReLU(), "PReLU"),
+        (nn.LeakyReLU(0.2), "LeakyReLU(negative_slope=0.2)"),
+        (F.elu, "elu"),
+        (lambda x: F.leaky_relu(x, 0.2), "leaky_relu with other options"),
+        (lambda x: x.relu() + x, None),
+    ],
+)
+def test_an_activation_that_no_layer_can_apply_is_named(act, what):
+    for cls, words in ((Bare, "{} follows, which no layer can apply"),
+                       (Block, "after the addition follows {}, which no layer can apply")):  # fmt: skip
+        _, report = bn.convert(cls(act=act), fuse=True, example=images())
+        if what is not None:
+            assert report.left == {"bn": f"not fused: {words.format(what)}"}
+        else:
+            assert "uses" in report.left["bn"]
+
+
+class OwnSiLU(nn.Module):
+    """As transformers writes it."""
+
+    def forward(self, input):
+        return F.silu(input)
+
+
+class OwnGELU(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.act = F.gelu
+
+    def forward(self, input):
+        return self.act(input)
+
+
+class Holder(nn.Module):
+    def __init__(self, act=None):
+        super().__init__()
+        self.act = nn.ReLU(inplace=True) if act is None else act
+
+    def forward(self, x):
+        return self.act(x)
+
+
+@pytest.mark.parametrize("with_example", [False, True])
+@pytest.mark.parametrize(("act", "name"), [(OwnSiLU, "silu"), (OwnGELU, "gelu"), (Holder, "relu")])
+def test_a_class_whose_forward_is_one_activation_is_that_activation(act, name, with_example):
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), Bare(act=act()))
+    original, before = copy.deepcopy(model), fingerprint(model)
+    _, report = bn.convert(model, fuse=True, example=images() if with_example else None)
+    assert report.fused == {"1.bn": name}
+    assert repr(model[1].act).startswith("Absorbed")
+    assert_same_function(model, original)
+    bn.revert(model)
+    assert fingerprint(model) == before
+
+
+def hooked(module):
+    module.register_forward_hook(lambda *args: None)
+    return module
+
+
+class Scaled(OwnSiLU):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+
+class Flagged(nn.Module):
+    def forward(self, x, inplace=False):
+        return F.relu(x)
+
+
+class Doing(OwnSiLU):
+    def inverse(self, x):
+        return x
+
+
+class ByMode(nn.Module):
+    def forward(self, x):
+        return F.relu(x) if self.training else F.silu(x)
+
+
+class Frozen(nn.Module):
+    @torch.no_grad()
+    def forward(self, x):
+        return F.relu(x)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [lambda: Holder(hooked(nn.ReLU())), Scaled, Flagged, Doing, ByMode, Frozen,
+     lambda: Holder(nn.LeakyReLU(0.2)), lambda: torch.fx.symbolic_trace(OwnSiLU())],
+)  # fmt: skip
+def test_a_class_that_is_more_than_one_activation_is_left(act):
+    _, report = bn.convert(Bare(act=act()), fuse=True)
+    assert report.fused == {}
+    assert report.left["bn"].endswith(" follows, which no layer can apply")
+
+
 @pytest.mark.parametrize("downsample", [False, True])
 def test_one_activation_module_in_two_places_of_a_residual_block(downsample):
     model = nn.Sequential(Basic(downsample), Basic())
@@ -266,7 +367,7 @@ class Again(ConvBlock):
     [
         (First, "its output leaves Listing among others"),
         (Starred, "Starred takes any number of arguments"),
-        (Again, "its output leaves ConvBlock: no activation follows"),
+        (Again, "its output leaves ConvBlock: ConvBlock follows, which no layer can apply"),
     ],
 )
 def test_a_module_on_the_way_that_does_something_else_prevents_fusion(last, reason):
@@ -371,11 +472,11 @@ def residual_changed(self, x):
 OTHER_USES = {
     "output twice": (lambda self, x: self.act(y := self.bn(x)) + y, "its output has 2 uses"),
     "in place": (lambda self, x: F.relu_(y := self.bn(x)) + y, "its output has 2 uses"),
-    "sum twice": (lambda self, x: self.act(y := self.bn(x) + x) + y, "no activation follows the addition"),
+    "sum twice": (lambda self, x: self.act(y := self.bn(x) + x) + y, "its sum with another has 2 uses"),
     "itself": (lambda self, x: self.act((y := self.bn(x)) + y), "no activation follows"),
     "number": (lambda self, x: self.act(self.bn(x) + 1), "no activation follows"),
     "alpha": (lambda self, x: self.act(torch.add(self.bn(x), x, alpha=2)), "no activation follows"),
-    "subtraction": (lambda self, x: self.act(self.bn(x) - x), "no activation follows"),
+    "subtraction": (lambda self, x: self.act(self.bn(x) - x), "sub follows, which no layer can apply"),
     "called twice": (lambda self, x: self.act(self.bn(x)) + self.bn(x * 2), "no activation follows"),
     "two activations": (
         lambda self, x: self.act(self.bn(x)) + torch.tanh(self.bn(x * 2)),
@@ -383,7 +484,7 @@ OTHER_USES = {
     ),
     "by name": (lambda self, x: self.act(self.bn(input=x) + x), "is called with more than its input"),
     "not called": (lambda self, x: self.act(x), "is not called by the module that holds it"),
-    "data": (lambda self, x: self.act(self.bn(x)) if x.sum() > 0 else x, "Called cannot be traced: "),
+    "data": (lambda self, x: self.act(self.bn(x)) if float(x.sum()) > 0 else x, "Called cannot be traced: "),
     "mode": (
         lambda self, x: self.act(self.bn(x)) if self.training else x,
         "Called runs other code in training",

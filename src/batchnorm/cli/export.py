@@ -46,18 +46,15 @@ def command(
     if example is None:
         raise ValueError("export: input expected --input 1x3x224x224 or --data file.py:factory, got neither")
     expect_runs("export", model, example)
-    try:
-        report = export(
-            model,
-            example,
-            out,
-            keep_bn=keep_bn,
-            dynamic_batch=not static_batch,
-            tolerance=tolerance,
-            verify=verify,
-        ).to_dict()
-    except ImportError as error:
-        raise ValueError(f"export: {error}") from error
+    report = export(
+        model,
+        example,
+        out,
+        keep_bn=keep_bn,
+        dynamic_batch=not static_batch,
+        tolerance=tolerance,
+        verify=verify,
+    ).to_dict()
     if as_json:
         print(json.dumps({"target": target, **report}, indent=1))
         return

@@ -5,6 +5,7 @@ from batchnorm.records.error_line import error_line
 from batchnorm.records.faults import FaultRecord, append_fault, read_faults
 from batchnorm.records.files import append_line, atomic_file, read_object, read_records, write_atomic
 from batchnorm.records.finding import SEVERITIES, Finding, Fix
+from batchnorm.records.optional import NotInstalledError, import_optional
 from batchnorm.records.run import QUANTILE_LEVELS, EpochRecord, LayerRecord, RunRecord, read_run
 from batchnorm.records.study import (
     VERDICTS,
@@ -28,6 +29,7 @@ __all__ = [
     "Finding",
     "Fix",
     "LayerRecord",
+    "NotInstalledError",
     "RunRecord",
     "TrialRecord",
     "VerdictRecord",
@@ -35,6 +37,7 @@ __all__ = [
     "append_line",
     "atomic_file",
     "error_line",
+    "import_optional",
     "read_faults",
     "read_object",
     "read_records",

@@ -21,7 +21,8 @@ class Fix(Record):
     """What mends a fault.
 
     Attributes:
-        kind: ``safe`` (keeps outputs), ``consent`` (changes numbers) or ``advice`` (nothing but text).
+        kind: ``safe`` (``report.fix`` makes it, outputs stay), ``consent`` (it does so when told to, numbers
+            change) or ``advice`` (a person has to).
         text: What to do, in words.
     """
 

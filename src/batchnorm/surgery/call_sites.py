@@ -59,7 +59,10 @@ class CallSites:
             if isinstance(code, str):
                 return code
             sites += [
-                Site(node, owner, code) for node in code.graph.nodes if called_module(node, owner) is module
+                Site(node, owner, code)
+                for graph in code.graphs
+                for node in graph.nodes
+                if called_module(node, owner) is module
             ]
         return sites or "is not called by the module that holds it"
 

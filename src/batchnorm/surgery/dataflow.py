@@ -1,16 +1,16 @@
 """Who calls which layer on what: a network's data flow by torch.fx, as far as it can be traced.
 
-Tracing runs each forward on placeholders. One that asks for values (``if x.sum() > 0``) cannot be traced;
-then it becomes one opaque node in the flow of the module that calls it, and the modules below it are
-traced each on its own: they are taken to be called as a whole, with anything, by anyone.
+Tracing runs each forward on placeholders. One that asks for values (``if x.sum() > 0``) becomes one opaque
+node in the flow of the module that calls it, and is traced by itself on all its ways. Where that fails too,
+the modules below it are traced each on its own: they are taken to be called as a whole, with anything, by
+anyone.
 """
 
 import dataclasses
-import inspect
 import itertools
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,12 +21,12 @@ from batchnorm.surgery.constants import hooks_of, is_norm
 from batchnorm.surgery.copied import copied
 from batchnorm.surgery.folding import is_plain
 from batchnorm.surgery.remains import Folded
+from batchnorm.surgery.ways import Answering, Way, ways_through
 
 __all__ = ["Flow", "data_users", "input_of", "only_asks", "trace_flow"]
 
 _FUNCTIONAL = (F.batch_norm, torch.batch_norm)
 _QUESTIONS = ("shape", "ndim", "dtype", "device", "size", "dim", "is_cuda", "is_floating_point")
-_GIVEN = object()
 _LIKE = ("reshape_as", "view_as", "expand_as", "type_as")
 
 
@@ -39,11 +39,13 @@ class Flow:
         names: Of its modules.
         calls: By module, the nodes that call it; None for calls from where tracing failed.
         modules: The module that a node calls.
-        graphs: Traces of the modules that could be traced as a whole, the usual arguments first.
+        graphs: Traces of modules, that with the usual arguments first; only of those that do the same then
+            whatever the values are.
         read: Identities of the parameters and buffers used otherwise than by a leaf module; of a batch norm,
             also those that are only asked for their type or shape, since folded it has none.
         functional: Functional batch norms: name of the calling module and of the node.
-        untraced: Why the forward of these modules could not be traced.
+        untraced: Why no one trace shows what these modules do.
+        branching: Those of them of which all ways could be traced.
     """
 
     network: nn.Module
@@ -56,6 +58,27 @@ class Flow:
     read: set[int] = dataclasses.field(default_factory=set)
     functional: list[str] = dataclasses.field(default_factory=list)
     untraced: dict[str, str] = dataclasses.field(default_factory=dict)
+    branching: set[str] = dataclasses.field(default_factory=set)
+    _shown: set[nn.Module] = dataclasses.field(default_factory=set)
+
+    def note(self, root: nn.Module, ways: Sequence[Way], error: Exception | None) -> None:
+        """Add the ways through a module, and why they are not all."""
+        name = self.names[root]
+        steady = bool(ways) and not ways[0].answers
+        if steady and root not in self._shown:
+            self.graphs[root] = [way.graph for way in ways]
+        if error is not None:
+            self.untraced[name] = f"{type(error).__name__}: {error}"
+        elif not steady:
+            self.untraced[name] = "goes one way or another by the values"
+            self.branching.add(name)
+        if steady and error is not None:
+            # what the trace looked into is traced once more, each part on its own
+            parts = {
+                root.get_submodule(node.target) for node in ways[0].graph.nodes if node.op == "call_module"
+            }
+            called = {module for part in parts for module in part.modules()}
+            self._shown |= set(root.modules()) - called
 
 
 def trace_flow(model: nn.Module, leaves: Collection[str] = ()) -> Flow:
@@ -86,13 +109,12 @@ def trace_flow(model: nn.Module, leaves: Collection[str] = ()) -> Flow:
             continue
         for hooks in hooks_of(root):
             hooks.clear()  # they would run, on placeholders
-        graphs = _graphs(root, closed, borders, flow)
-        if graphs:
-            flow.graphs[root] = graphs
-        else:
+        ways, error = _trace(root, closed, borders, flow)
+        if error is not None:
             waiting.extend(root.children())
-        for graph in graphs:
-            for called in _collect(graph, root, flow):
+        flow.note(root, ways, error)
+        for way in ways:
+            for called in _collect(way.graph, root, flow):
                 waiting.extend([called] if called in borders else called.children())
     return flow
 
@@ -127,16 +149,22 @@ def _is_leaf(module: nn.Module) -> bool:
     return is_norm(module) or is_plain(module) or isinstance(module, Folded | torch.jit.ScriptModule)
 
 
-class _Tracer(fx.Tracer):
+class _Tracer(Answering):
     """Traces down to the leaves and torch's own layers; remembers whose forward failed."""
 
     proxy_buffer_attributes = True
 
-    def __init__(self, leaves: set[nn.Module], known: Collection[nn.Module]) -> None:
-        super().__init__()
+    def __init__(
+        self, leaves: set[nn.Module], known: Collection[nn.Module], answers: Sequence[bool] = ()
+    ) -> None:
+        super().__init__(answers)
         self.leaves = leaves
         self.known = known
         self.failed: nn.Module | None = None
+        self._depth = 0
+
+    def is_own_code(self) -> bool:
+        return not self._depth
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return m in self.leaves or super().is_leaf_module(m, module_qualified_name)
@@ -146,6 +174,7 @@ class _Tracer(fx.Tracer):
     ) -> Any:
         if m not in self.known:  # made in the forward, as a slice of a Sequential is
             return forward(*args, **kwargs)
+        self._depth += 1
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception:
@@ -153,43 +182,39 @@ class _Tracer(fx.Tracer):
             if self.failed is None and not self.is_leaf_module(m, ""):
                 self.failed = m
             raise
+        finally:
+            self._depth -= 1
 
 
-def _ways(module: nn.Module) -> list[dict[str, object]]:
-    """Which arguments to fix and at what, so that every two of them meet in all ways."""
-    parameters = inspect.signature(module.forward).parameters.values()
-    usual: dict[str, object] = {
-        p.name: p.default for p in parameters if p.default is None or isinstance(p.default, bool)
-    }
-    other = {name: _GIVEN if value is None else not value for name, value in usual.items()}
-    ways = [usual, *({**usual, name: value} for name, value in other.items())]
-    if len(usual) > 1:
-        ways.append(other)
-    return [{name: value for name, value in way.items() if value is not _GIVEN} for way in ways]
+def _trace(
+    root: nn.Module, leaves: set[nn.Module], borders: set[nn.Module], flow: Flow
+) -> tuple[list[Way], Exception | None]:
+    """The ways through a module, and why they are not all, if its own forward cannot be traced.
 
-
-def _graphs(root: nn.Module, leaves: set[nn.Module], borders: set[nn.Module], flow: Flow) -> list[fx.Graph]:
-    """The flows through a module, or none if its own forward cannot be traced; adds to the borders.
-
-    An argument that may be None, and a switch, are tried both ways, each beside either way of any other:
-    ``if mask is None`` asks for no value, and only one of its branches would be seen.
+    Adds to the borders the modules in it whose forward cannot be.
     """
-    graphs = []
-    for given in _ways(root):
-        graph: fx.Graph | None = None
-        while graph is None:
-            tracer = _Tracer(leaves | borders, flow.names)
+
+    def attempt(
+        given: Mapping[str, object], answers: Sequence[bool]
+    ) -> tuple[Answering, fx.Graph | Exception]:
+        while True:
+            tracer = _Tracer(leaves | borders, flow.names, answers)
             try:
                 with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.no_grad():
                     warnings.simplefilter("ignore")
-                    graph = tracer.trace(root, given)
+                    return tracer, tracer.trace(root, dict(given))
             except Exception as error:
                 if tracer.failed is None or tracer.failed in borders:
-                    flow.untraced[flow.names[root]] = f"{type(error).__name__}: {error}"
-                    return []
+                    return tracer, error
                 borders.add(tracer.failed)
-        graphs.append(graph)
-    return graphs
+
+    ways: list[Way] = []
+    try:
+        for way in ways_through(root, attempt):
+            ways.append(way)
+    except Exception as error:
+        return ways, error
+    return ways, None
 
 
 def _collect(graph: fx.Graph, root: nn.Module, flow: Flow) -> Iterator[nn.Module]:

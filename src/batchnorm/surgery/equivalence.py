@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,20 +18,21 @@ TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, to
 """By dtype of the output, or of the parts of a complex one: the relative difference rounding explains."""
 
 
-def outputs_of(model: nn.Module, example: Any) -> list[Tensor]:
+def outputs_of(model: nn.Module, example: Any, seed: int = 0) -> list[Tensor]:
     """All tensors that a model predicts, on the same random numbers each time.
 
     Args:
         model: Left as it was.
         example: A tensor, a tuple of arguments, or a dict of keyword arguments; left too, should the model
             write into its input.
+        seed: Of torch's random numbers.
 
     Raises:
         ValueError: If there is no tensor in what the model returns, or it has lazy parameters.
     """
     expect_initialized("fold", model)
     with borrowed(model):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         output = call_on(model, own_copy(example))
     tensors = list(tensors_in(output))
     if not tensors:
@@ -77,7 +78,11 @@ def _parts(values: Tensor) -> Tensor:
 
 
 def check_difference(
-    op: str, before: Sequence[Tensor], after: Sequence[Tensor], tolerance: float | None
+    op: str,
+    before: Sequence[Tensor],
+    after: Sequence[Tensor],
+    tolerance: float | None,
+    again: Callable[[], Sequence[Tensor]] | None = None,
 ) -> float:
     """Largest of the outputs' differences, each at most the tolerance.
 
@@ -86,6 +91,8 @@ def check_difference(
         before: Outputs expected.
         after: Outputs got.
         tolerance: For `largest_difference`; None for that of `TOLERANCES`.
+        again: Gives the outputs of another run of the model that gave those ``before``. Asked for where
+            there is a difference, so that the error can say whether the model itself is random.
 
     Raises:
         ValueError: If a difference is above the tolerance, the number of outputs another, or no output has
@@ -101,8 +108,19 @@ def check_difference(
         difference = largest_difference(a, b)
         allowed = TOLERANCES.get(a.dtype.to_real(), 0.0) if tolerance is None else tolerance
         if not difference <= allowed:
+            random = again is not None and _differ(before, again(), tolerance)
+            hint = "; the model itself differs from run to run" if random else ""
             raise ValueError(
-                f"{op}: difference expected at most {allowed:.3g} of the largest output, got {difference:.3g}"
+                f"{op}: difference expected at most {allowed:.3g} of the largest output, got "
+                f"{difference:.3g}{hint}"
             )
         largest = max(largest, difference)
     return largest
+
+
+def _differ(before: Sequence[Tensor], after: Sequence[Tensor], tolerance: float | None) -> bool:
+    try:
+        check_difference("", before, after, tolerance)
+    except ValueError:
+        return True
+    return False

@@ -7,8 +7,10 @@ import json
 import logging
 import math
 import os
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,11 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from batchnorm.nn import BatchNorm2d
-from batchnorm.records import error_line, write_atomic
+from batchnorm.records import error_line, import_optional, write_atomic
 from batchnorm.records.record import Record
 from batchnorm.surgery.constants import constants_of, is_norm, runs_forward_of
 from batchnorm.surgery.copied import copied
 from batchnorm.surgery.equivalence import check_difference, outputs_of, tensors_in
-from batchnorm.surgery.feed import own_copy
 from batchnorm.surgery.fold import FoldReport, expect_predicting, fold
 
 __all__ = ["FORMATS", "ExportReport", "export"]
@@ -86,7 +87,7 @@ def export(
         ValueError: If the model cannot be folded (see `fold`) or exported, the format is unknown, onnxruntime
             cannot run the file (it has no bfloat16, and little float64), or the outputs of the file differ;
             nothing is written then.
-        ImportError: If onnx, onnxruntime or onnxscript is missing.
+        NotInstalledError: If onnx, onnxruntime or onnxscript is missing.
     """
     path = Path(path)
     if path.suffix not in FORMATS:
@@ -104,7 +105,7 @@ def export(
         for name, module in model.named_modules():
             if is_norm(module):
                 constants_of(module, name)  # refuses broken statistics, as folding does
-        exported = _with_torch_kernels(model)
+        exported = _with_any_kernels(model)
     else:
         exported, report = fold(model, example, tolerance=tolerance if verify else math.inf)
     program = _trace(exported, example, dynamic_batch)
@@ -112,7 +113,9 @@ def export(
     opset = None
     if path.suffix == ".onnx":
         outputs = len(outputs_of(model, example))
-        content, opset = _to_onnx(program, outputs, metadata, optimize=not keep_bn)
+        content, opset = _to_onnx(
+            program, outputs, metadata, optimize=not keep_bn, dynamic_batch=dynamic_batch
+        )
     else:
         content = _to_pt2(program, metadata)
     examples = []
@@ -120,7 +123,13 @@ def export(
         examples = [example, *inputs, *([_random_like(example, CHECK_BATCH)] if dynamic_batch else [])]
     run = _run_onnx if path.suffix == ".onnx" else _run_pt2
     differences = [
-        check_difference("export", outputs_of(model, given), got, tolerance)
+        check_difference(
+            "export",
+            outputs_of(model, given),
+            got,
+            tolerance,
+            again=partial(outputs_of, model, given, seed=1),
+        )
         for given, got in zip(examples, run(content, examples) if examples else (), strict=True)
     ]
     write_atomic(path, content)
@@ -128,21 +137,16 @@ def export(
 
 
 def _require_onnx() -> None:
-    try:
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f"{error.name} is missing: pip install 'batchnorm[onnx]'", name=error.name
-        ) from None
+    for module in ("onnxruntime", "onnxscript"):
+        import_optional(module, "export: an .onnx file", "batchnorm[onnx]")
 
 
-def _with_torch_kernels(model: nn.Module) -> nn.Module:
-    """A copy whose layers of ours call torch's batch norm, which exporters know."""
+def _with_any_kernels(model: nn.Module) -> nn.Module:
+    """A copy whose layers of ours choose their kernel: where torch.export looks on, torch's operators."""
     model = copied("export", model)
     for module in model.modules():
         if runs_forward_of(module, BatchNorm2d):
-            module.backend = "torch"  # type: ignore[assignment]
+            module.backend = "auto"  # type: ignore[assignment]
     return model
 
 
@@ -162,9 +166,17 @@ def _trace(model: nn.Module, example: Any, dynamic_batch: bool) -> ExportedProgr
     except Exception as error:
         hint = "; try dynamic_batch=False" if dynamic_batch else ""
         raise ValueError(
-            f"export: model expected to be traceable by torch.export, got {type(error).__name__}: "
-            f"{str(error).strip().splitlines()[0]}{hint}"
+            f"export: model expected to be traceable by torch.export, got {_first_line(error)}{hint}"
         ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    """Kind and first words of an error, without colours."""
+    words = _COLOURS.sub("", str(error)).strip()
+    return f"{type(error).__name__}: {words.splitlines()[0]}" if words else type(error).__name__
+
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def _call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -189,12 +201,24 @@ def _random_like(example: Any, batch: int) -> Any:
     return rows.mean() + rows.std() * noise if rows.numel() > 1 else noise
 
 
-def _to_onnx(program: ExportedProgram, outputs: int, metadata: str, *, optimize: bool) -> tuple[bytes, int]:
+def _to_onnx(
+    program: ExportedProgram, outputs: int, metadata: str, *, optimize: bool, dynamic_batch: bool
+) -> tuple[bytes, int]:
     # onnxscript's optimizer would fold batch norm, in float32 and unsaid
     names = ["output"] if outputs == 1 else [f"output_{number}" for number in range(outputs)]
-    with warnings.catch_warnings(), _quiet_exporter():
-        warnings.simplefilter("ignore")
-        exported = torch.onnx.export(program, output_names=names, optimize=optimize, verbose=False)
+    try:
+        with warnings.catch_warnings(), _quiet_exporter():
+            warnings.simplefilter("ignore")
+            exported = torch.onnx.export(program, output_names=names, optimize=optimize, verbose=False)
+    except Exception as error:
+        reason: BaseException = error
+        while reason.__cause__ is not None:  # the outermost tells how to write to PyTorch
+            reason = reason.__cause__
+        unknown = isinstance(reason, torch.onnx.errors.OnnxExporterError)  # an operator, for any batch
+        hint = "; try dynamic_batch=False" if dynamic_batch and not unknown else ""
+        raise ValueError(
+            f"export: model expected to be convertible to ONNX, got {_first_line(reason)}{hint}"
+        ) from error
     assert exported is not None
     exported.model.metadata_props["batchnorm.fold"] = metadata
     proto = exported.model_proto
@@ -245,9 +269,4 @@ def _to_pt2(program: ExportedProgram, metadata: str) -> bytes:
 
 def _run_pt2(content: bytes, examples: Sequence[Any]) -> list[list[Tensor]]:
     module = torch.export.load(io.BytesIO(content)).module()
-    outputs = []
-    with torch.no_grad():
-        for given in examples:
-            args, kwargs = _call(own_copy(given))  # a program writes into its input where the model does
-            outputs.append(list(tensors_in(module(*args, **kwargs))))
-    return outputs
+    return [outputs_of(module, given) for given in examples]

@@ -104,10 +104,12 @@ def fold(
         raise ValueError(f"fold: tolerance expected a number >= 0, got {tolerance}")
     ranks: dict[str, set[int]] = {}
     before: list[Tensor] = []
+    again: list[Tensor] = []
     if example is not None:
         before = outputs_of(model, example)
         with _watched_ranks(model) as ranks:
-            outputs_of(model, example)  # once more: where there are hooks, torch's own layers take other ways
+            # once more: where there are hooks, torch's own layers take other ways
+            again = outputs_of(model, example)
     flow = trace_flow(model)
     matching = match(flow, ranks)
     result = model if inplace else copied("fold", model)
@@ -117,13 +119,14 @@ def fold(
             _apply(found, modules, undo)
         difference = None
         if example is not None:
-            difference = check_difference("fold", before, _outputs_folded(result, example), tolerance)
+            after = _outputs_folded(result, example)
+            difference = check_difference("fold", before, after, tolerance, again=lambda: again)
         undo.pop_all()
     return result, FoldReport(
         {m.norm: m.before or m.after for m in matching.matches if not m.why},
         {m.norm: m.why for m in matching.matches if m.why},
         matching.kept,
-        flow.untraced,
+        {name: why for name, why in flow.untraced.items() if name not in flow.branching},
         difference,
     )
 

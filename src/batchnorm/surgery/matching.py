@@ -4,6 +4,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping
 
+import torch.nn.functional as F
 from torch import fx, nn
 
 from batchnorm.surgery.axes import Axis, before_move, is_move
@@ -99,11 +100,7 @@ class _Matcher:
         self.ranks = ranks
         self.sites = CallSites(flow.network)
         self.owners = Counter(id(p) for m in flow.names for p in m._parameters.values() if p is not None)
-        self.passing = {
-            module
-            for module in flow.names
-            if runs_forward_of(module, nn.Identity) and not any(hooks_of(module))
-        }
+        self.passing = {module for module in flow.names if _hands_on(module) and not any(hooks_of(module))}
 
     def decide(self, norm: nn.Module, name: str) -> Match | str:
         constants = constants_of(norm, name)
@@ -190,7 +187,7 @@ class _Matcher:
         node = norm.next
         while node is not user:
             module = self.flow.modules.get(node)
-            harmless = module in self.passing or (module is not None and is_plain(module))
+            harmless = self._passes(node) or (module is not None and is_plain(module))
             if not (harmless or node.op == "get_attr" or only_asks(node)):
                 raise _CannotError(f"feeds {self._describe(user)} only after {self._describe(node)}")
             node = node.next
@@ -214,7 +211,7 @@ class _Matcher:
         while isinstance(given, fx.Node):
             if is_move(given):
                 moves.append(given)
-            elif self.flow.modules.get(given) not in self.passing:
+            elif not self._passes(given):
                 return _Source(given, tuple(moves))
             given = input_of(given)
         raise _CannotError("is not given a tensor")
@@ -222,10 +219,14 @@ class _Matcher:
     def _consumers(self, call: fx.Node, moves: Container[fx.Node] = ()) -> Iterator[tuple[fx.Node, fx.Node]]:
         """The uses of what a call computes: the value, perhaps passed on, and its user."""
         for user in data_users(call):
-            if user in moves or self.flow.modules.get(user) in self.passing:
+            if user in moves or self._passes(user):
                 yield from self._consumers(user, moves)
             else:
                 yield call, user
+
+    def _passes(self, node: fx.Node) -> bool:
+        """Whether a call returns what it is given first, in prediction."""
+        return self.flow.modules.get(node) in self.passing or _is_idle_dropout(node)
 
     def _layer(self, node: fx.Node, verb: str) -> Weighted:
         layer = self.flow.modules.get(node)
@@ -248,6 +249,24 @@ class _Matcher:
 
 
 _KNOWN = {"input", "residual"}
+
+
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+_DROPOUT_FUNCTIONS = (
+    F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout
+)  # fmt: skip
+
+
+def _hands_on(module: nn.Module) -> bool:
+    """Whether a module returns its input, as it is set: dropout may be kept in training mode on purpose."""
+    return runs_forward_of(module, nn.Identity) or (
+        runs_forward_of(module, *_DROPOUTS) and not module.training
+    )
+
+
+def _is_idle_dropout(node: fx.Node) -> bool:
+    training = node.args[2] if len(node.args) > 2 else node.kwargs.get("training")
+    return node.target in _DROPOUT_FUNCTIONS and training is False
 
 
 def _axis(constants: Constants, dims: int) -> Axis:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["methods_using", "names_in_forward", "uses"]
+__all__ = ["codes_of", "methods_using", "names_in_forward", "uses"]
 
 
 def names_in_forward(module: nn.Module) -> set[str]:
@@ -19,7 +19,7 @@ def names_in_forward(module: nn.Module) -> set[str]:
     names, waiting = set[str](), ["forward"]
     while waiting:
         for function in methods.pop(waiting.pop(), ()):
-            for code in _codes(function.__code__):
+            for code in codes_of(function.__code__):
                 names |= set(code.co_names)
         waiting = [name for name in names if name in methods]
     return names
@@ -39,7 +39,7 @@ def uses(function: FunctionType, names: Collection[str]) -> bool:
         >>> uses(lambda self, x: self.norm(x), ["norm"]), uses(lambda self: self.norm.eval(), ["norm"])
         (True, False)
     """
-    steps = itertools.chain.from_iterable(map(dis.get_instructions, _codes(function.__code__)))
+    steps = itertools.chain.from_iterable(map(dis.get_instructions, codes_of(function.__code__)))
     return any(
         step.opname in _LOADS
         and step.argval in names
@@ -63,9 +63,9 @@ def _methods(module: nn.Module) -> dict[str, list[FunctionType]]:
     return methods
 
 
-def _codes(code: CodeType) -> Iterator[CodeType]:
+def codes_of(code: CodeType) -> Iterator[CodeType]:
     """A function's code and that of the functions in it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from _codes(constant)
+            yield from codes_of(constant)

@@ -3,13 +3,15 @@
 import contextlib
 import dataclasses
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.proxy import TraceError
 
 from batchnorm.surgery.graph_functions import in_one_dtype, in_place
+from batchnorm.surgery.ways import Answering, Proxy, Way, ways_through
 
 __all__ = ["OwnCode", "own_code"]
 
@@ -19,19 +21,23 @@ class OwnCode:
     """One module's own code.
 
     Attributes:
-        graph: Of its ``forward``; the same in both modes.
+        graphs: Of its ``forward``, one for each way through it (see `ways`); the same in both modes.
+        graph: The only one, if it does all that the module's code does, whatever it is given.
         plain: Whether all of it runs in the surrounding modes of autograd and autocast, tried with each on
             and off. A graph does not show the contexts and decorators that change them.
+        why: There is no such graph.
     """
 
-    graph: fx.Graph
+    graphs: Sequence[fx.Graph]
+    graph: fx.Graph | None
     plain: bool
+    why: str = ""
 
 
 _Container = list[Any] | dict[Any, Any] | set[Any]
 
 
-class _Proxy(fx.Proxy):
+class _Proxy(Proxy):
     """Notes ``+=`` as what it is; fx itself takes it for ``+``, and would not see that a tensor changes."""
 
 
@@ -43,12 +49,12 @@ for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "
     setattr(_Proxy, f"__{_name}__", _noted(_name))
 
 
-class _Tracer(fx.Tracer):
+class _Tracer(Answering):
     """Looks into no module but the root."""
 
-    def __init__(self) -> None:
-        super().__init__(autowrap_functions=(in_one_dtype,))
-        self.modes = {_modes()}
+    def __init__(self, modes: set[Any], answers: Sequence[bool] = ()) -> None:
+        super().__init__(answers, autowrap_functions=(in_one_dtype,))
+        self.modes = modes
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
@@ -71,8 +77,8 @@ def _modes() -> tuple[object, ...]:
 def own_code(module: nn.Module) -> OwnCode | str:
     """Trace a module's ``forward``; why it cannot be known, if it cannot.
 
-    It cannot where control flow depends on data or arguments, where the code depends on the mode, or where
-    it changes attributes of the module. The module is as before.
+    It cannot where the number of its steps depends on data or arguments, where the code depends on the mode,
+    or where it changes attributes of the module. The module is as before.
 
     Args:
         module: Any.
@@ -90,21 +96,63 @@ def own_code(module: nn.Module) -> OwnCode | str:
                 modes.enter_context(torch.set_grad_enabled(training))
                 for device in ("cpu", "cuda"):
                     modes.enter_context(torch.autocast(device, enabled=training))
-                tracer = _Tracer()
-                graph = tracer.trace(module)
+                code = _traced(module)
             module.training = mode
             if held.changed():
                 return f"{name} changes its attributes when it runs"
-            codes.append(OwnCode(graph, len(tracer.modes) == 1))
+            codes.append(code)
     except Exception as error:  # whatever foreign code raises when it is given no tensors
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return f"{name} cannot be traced: {reason}"
     finally:
+        module.training = mode
         held.restore()
     predict, train = codes
-    if str(predict.graph) != str(train.graph):
+    if [*map(str, predict.graphs)] != [*map(str, train.graphs)]:
         return f"{name} runs other code in training"
     return train
+
+
+def _traced(module: nn.Module) -> OwnCode:
+    """The code of a module in the mode that it is in."""
+    seen = {_modes()}
+    tracer: Answering = _Tracer(seen)
+
+    def attempt(
+        given: Mapping[str, object], answers: Sequence[bool]
+    ) -> tuple[Answering, fx.Graph | Exception]:
+        nonlocal tracer
+        tracer = _Tracer(seen, answers)
+        try:
+            return tracer, tracer.trace(module, dict(given))
+        except Exception as error:
+            return tracer, error
+
+    ways = list(ways_through(module, attempt, may_refuse=True))
+    if not ways:
+        raise TraceError("it ends in an error whatever it is given")
+    if tracer.undecorated:
+        return OwnCode([way.graph for way in ways], None, False, "is wrapped by a decorator")
+    tracer, anything = attempt({}, ())
+    if isinstance(anything, fx.Graph) and not tracer.answers and all(_is_case(way, anything) for way in ways):
+        return OwnCode([anything], anything, len(seen) == 1)
+    why = "goes different ways by its arguments or values"
+    return OwnCode([way.graph for way in ways], None, len(seen) == 1, why)
+
+
+def _is_case(way: Way, anything: fx.Graph) -> bool:
+    """Whether a way is what a graph does where some of its arguments are fixed."""
+    values: dict[fx.Node, Any] = {}
+    if way.answers or len(way.graph.nodes) != len(anything.nodes):
+        return False
+    for node, other in zip(anything.nodes, way.graph.nodes, strict=True):
+        there = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+        here = (other.args, other.kwargs)
+        if node.op != other.op or node.target != other.target or there != here:
+            return False
+        fixed = node.op == "placeholder" and node.target in way.given
+        values[node] = way.given[str(node.target)] if fixed else other
+    return True
 
 
 class _Held:

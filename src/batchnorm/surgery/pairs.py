@@ -1,6 +1,7 @@
 """Batch norm and the activation that alone uses its output, perhaps with an addition between, in a graph."""
 
 import dataclasses
+import itertools
 import operator
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import fx, nn
 from batchnorm.surgery.call_sites import called_module
 from batchnorm.surgery.graph_functions import in_place
 from batchnorm.surgery.layers import BatchNorm
+from batchnorm.surgery.own_code import own_code
 
 __all__ = ["Pair", "addend", "changes", "find_pair", "has_hooks"]
 
@@ -89,11 +91,16 @@ def find_pair(norm: fx.Node, owner: nn.Module) -> Pair | str | None:
         return Pair(norm, tuple(identities), None, user, name)
     residual = addend(user, value)
     if residual is None:
-        return "no activation follows"
+        what = _described(user, owner)
+        return "no activation follows" if what is None else f"{what} follows, which no layer can apply"
     act = _only_user(user)
-    name = None if act is None else _activation(act, owner)
-    if act is None or name is None:
-        return "no activation follows the addition"
+    if act is None:
+        return f"its sum with another has {len(user.users)} uses"
+    name = _activation(act, owner)
+    if name is None:
+        what = _described(act, owner)
+        reason = "no activation follows the addition"
+        return reason if what is None else f"after the addition follows {what}, which no layer can apply"
     if changes(user) is residual and not _is_fresh(residual):
         return "its residual is changed in place"
     # The layer will be called where the activation is now.
@@ -122,7 +129,11 @@ def changes(node: fx.Node) -> fx.Node | None:
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     if node.target is in_place:
         changed = node.args[1]
-    elif node.kwargs.get("inplace") is True or (name.endswith("_") and not name.endswith("__")):
+    elif (
+        node.target is operator.setitem
+        or node.kwargs.get("inplace") is True
+        or (name.endswith("_") and not name.endswith("__"))
+    ):
         changed = node.args[0]
     else:
         return None
@@ -154,8 +165,10 @@ def _activation(node: fx.Node, owner: nn.Module) -> str | None:
         return None
     options: dict[str, Any] = dict(node.kwargs)
     module = called_module(node, owner)
+    if module is not None and type(module) not in _MODULES:
+        return None if options else _own_activation(module)
     if module is not None:
-        name = None if "forward" in vars(module) else _MODULES.get(type(module))
+        name = None if "forward" in vars(module) else _MODULES[type(module)]
         options |= {key: value for key, value in vars(module).items() if key in _OPTIONS}
     elif node.op == "call_function":
         name = _FUNCTIONS.get(node.target)
@@ -163,6 +176,42 @@ def _activation(node: fx.Node, owner: nn.Module) -> str | None:
         name = _METHODS.get(str(node.target)) if node.op == "call_method" else None
     known = all(value in _OPTIONS.get(key, ()) for key, value in options.items())
     return name if known else None
+
+
+def _own_activation(module: nn.Module) -> str | None:
+    """Name of the activation that is all that a module of a class of its own does."""
+    parts = list(module.modules())
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    if any(map(has_hooks, parts[1:])) or next(tensors, None) is not None or _has_more(module):
+        return None
+    code = own_code(module)
+    if isinstance(code, str) or not code.plain or code.graph is None or len(code.graph.nodes) != 3:
+        return None
+    given, call, returned = code.graph.nodes
+    only = given.op == "placeholder" and call.args == (given,) and returned.args == (call,)
+    return _activation(call, module) if only and not given.target.startswith("*") else None
+
+
+def _has_more(module: nn.Module) -> bool:
+    """Whether others may use more of a module than its call, or it is none that Python runs."""
+    if isinstance(module, fx.GraphModule | torch.jit.ScriptModule):
+        return True
+    own = itertools.takewhile(lambda cls: cls is not nn.Module, type(module).__mro__)
+    defined = {name for cls in own for name, value in vars(cls).items() if callable(value)}
+    return any(not name.startswith("_") for name in defined - {"forward", "extra_repr"})
+
+
+def _described(node: fx.Node, owner: nn.Module) -> str | None:
+    """What a node does that is no activation of a layer, and no addition; None for what it is not to name."""
+    module = called_module(node, owner)
+    if module is not None:
+        return repr(module) if type(module) in _MODULES else type(module).__name__
+    if node.op not in ("call_function", "call_method") or node.target is in_place:
+        return None
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if name.strip("_") in ("add", "iadd"):
+        return None
+    return f"{name} with other options" if name in {*_FUNCTIONS.values(), *_METHODS} else name or None
 
 
 def _is_fresh(node: fx.Node) -> bool:

@@ -168,6 +168,8 @@ def _places(layer: nn.Module, sites: CallSites) -> list[_Place] | str:
 def _refusal(site: Site) -> str | None:
     """Why the module that makes a call cannot run other code, if it cannot."""
     name, attribute = type(site.owner).__name__, str(site.node.target).split(".")[0]
+    if site.code.graph is None:
+        return f"{name} {site.code.why}"
     if not site.code.plain:
         return f"{name} runs in its own mode of autograd or autocast"
     if isinstance(site.owner, fx.GraphModule):
@@ -245,7 +247,12 @@ def _fusion(
     group: Mapping[str, list[_Place]], layers: Mapping[str, Layer], absorbed: Mapping[fx.Node, nn.Module]
 ) -> Fusion:
     places = [place for found in group.values() for place in found]
-    codes = {site.owner: site.code for place in places for site in place.rewritten()}
+    graphs = {
+        site.owner: site.code.graph
+        for place in places
+        for site in place.rewritten()
+        if site.code.graph is not None
+    }
     pairs: dict[nn.Module, list[Pair]] = {}
     carriers: dict[nn.Module, dict[fx.Node, None]] = {}
     for place in places:
@@ -263,7 +270,7 @@ def _fusion(
         },
         dict.fromkeys(absorbed[place.pair.act] for place in places if place.pair.act in absorbed),
         {
-            owner: fused_class(owner, codes[owner].graph, pairs.get(owner, ()), carriers.get(owner, ()))
+            owner: fused_class(owner, graphs[owner], pairs.get(owner, ()), carriers.get(owner, ()))
             for owner in pairs.keys() | carriers.keys()
         },
     )
