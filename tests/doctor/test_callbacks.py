@@ -70,7 +70,7 @@ def test_transformers():
 def test_what_is_not_installed_is_named(monkeypatch):
     for name in ("lightning.pytorch", "pytorch_lightning"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ImportError, match=r"lightning_callback: lightning.pytorch expected to be installed"):
+    with pytest.raises(ImportError, match=r"lightning_callback: expected lightning.pytorch to be installed"):
         lightning_callback()
 
 

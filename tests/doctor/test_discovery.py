@@ -1,6 +1,7 @@
 """A rule is one file; it needs a page, a test that fires and a near miss."""
 
 import importlib
+import json
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,21 @@ def test_causes_that_explain_a_rule_exist(code):
     rule = all_rules()[code]
     assert code not in rule.explained_by
     assert set(rule.explained_by) <= set(all_rules())
+
+
+@pytest.mark.parametrize("code", sorted(all_rules()))
+def test_only_a_rule_that_mends_has_fixes_that_are_made(code):
+    rule = all_rules()[code]
+    if rule.mend is None:
+        assert rule.fixes == ("advice",)
+    else:
+        assert {"safe", "consent"} & set(rule.fixes)
+
+
+def test_no_finding_promises_a_fix_that_nobody_makes():
+    kept = json.loads((HERE / "golden.json").read_text())
+    promised = {one["code"] for found in kept.values() for one in found if one["fix"]["kind"] != "advice"}
+    assert [code for code in sorted(promised) if all_rules()[code].mend is None] == []
 
 
 def test_of_several_causes_the_earliest_comes_first():

@@ -1,5 +1,7 @@
 """Fixes: safe ones apply, others need consent; a copy is mended, and diagnosed again."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -39,7 +41,8 @@ def test_with_consent_a_copy_is_mended_and_diagnosed_again():
     model = never_updated()
     before = everything(model)
     fixed, done = diagnose(model, batches()).fix(model, consent=["bn001"])
-    assert done.mended[0].done.startswith("recalibrated 3 layers from 640 samples; largest shift")
+    said = r"recalibrated 3 layers from 640 samples; largest shift \S+ standard deviations in layer [147]"
+    assert re.fullmatch(said, done.mended[0].done)
     assert done.remaining == ()
     count, mean, var = done.mended[0].changes
     assert count == "num_batches_tracked: 0 -> 20"
@@ -71,6 +74,12 @@ def test_what_only_a_person_can_do_is_said():
     _, done = report.fix(model, consent=["BN010"])
     assert done.mended[0].reason == "yours to do: keep copy.deepcopy(model.state_dict())"
     assert done.remaining == report.findings
+
+
+def test_an_eps_that_nobody_declared_is_a_persons_to_set():
+    model = nn.Sequential(nn.BatchNorm1d(2, eps=1e-12), nn.Linear(2, 1))
+    _, done = diagnose(model, rules=["BN013"]).fix(model, consent=["BN013"])
+    assert done.mended[0].reason == "yours to do: eps 1e-5"
 
 
 def test_without_data_nothing_is_measured():

@@ -126,6 +126,11 @@ def test_looking_at_too_few_forwards_is_refused():
         Watch(fresh(), every=7)
 
 
+def test_a_setting_that_is_unknown_is_a_type_error():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'foo'"):
+        Watch(fresh(), foo=3)
+
+
 class Keeps(nn.BatchNorm2d):
     """Keeps the batch's mean, with its graph, for a penalty."""
 

@@ -1,7 +1,7 @@
 """``batchnorm doctor``: what is wrong with a network's batch normalization."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from batchnorm.cli.examples import check_out
-from batchnorm.cli.progress import make_console
+from batchnorm.cli.progress import make_console, warn
 from batchnorm.cli.words import words
 from batchnorm.records import SEVERITIES, write_atomic
 
@@ -39,6 +39,8 @@ COLOURS = {
 
 Setting = typer.Option
 
+NAMED = 4  # tensors in a line
+
 
 def command(
     target: Annotated[str, typer.Argument(help="Model factory or checkpoint.")],
@@ -56,11 +58,25 @@ def command(
     ranks: Annotated[int, Setting(help="Processes that train together.")] = 1,
     fix: Annotated[bool, Setting("--fix", help="Mend a copy, and write it to --out.")] = False,
     consent: Annotated[str, Setting(help="Codes whose fix may change numbers.")] = "",
-    out: Annotated[Path | None, Setting("--out", "-o", help="State dict of the mended copy (.pt).")] = None,
-    fail_on: Annotated[str, Setting(help="Gravity from which the exit code is 1.")] = "error",
+    out: Annotated[
+        Path | None,
+        Setting(
+            "--out",
+            "-o",
+            help="New file for the mended copy's state dict, .pt; a fix may drop or add tensors.",
+        ),
+    ] = None,
+    fail_on: Annotated[
+        str, Setting(help="Severity from which the exit code is 1: error, warn or info.")
+    ] = "error",
     as_json: Annotated[bool, Setting("--json", help="Print the report as JSON and nothing else.")] = False,
-    sarif: Annotated[Path | None, Setting(help="Write the findings as SARIF 2.1.0.")] = None,
-    html: Annotated[Path | None, Setting(help="Write the report as a page that needs no network.")] = None,
+    sarif: Annotated[
+        Path | None, Setting(help="Write the findings as SARIF 2.1.0, over the file if it exists.")
+    ] = None,
+    html: Annotated[
+        Path | None,
+        Setting(help="Write the report as a page that needs no network, over the file if it exists."),
+    ] = None,
 ) -> None:
     """Diagnose, print, mend."""
     from torch import nn
@@ -72,18 +88,24 @@ def command(
     if fail_on not in SEVERITIES:
         raise ValueError(f"doctor: fail-on expected one of {', '.join(SEVERITIES)}, got {fail_on!r}")
     if fix and (out is None or out.exists()):
-        raise ValueError(f"doctor: out expected a new file for the mended copy, got {out}")
+        got = "none" if out is None else out
+        raise ValueError(f"doctor: out expected a new file for the mended copy, got {got}")
     if out is not None:
+        if not fix:
+            raise ValueError("doctor: out expected --fix, which makes what is written, got none")
         check_out("doctor", out, (".pt",), False)
     model = load_target("doctor", target)
-    if fix and not isinstance(model, nn.Module):
-        raise ValueError(f"doctor: fix expected a model to mend, {_instead(target, model)}")
+    if not isinstance(model, nn.Module):
+        if fix:
+            raise ValueError(f"doctor: fix expected a model to mend, {_instead(target, model)}")
+        if data is not None:
+            raise ValueError(f"doctor: data expected a model to run them on, {_instead(target, model)}")
     state = None
     if weights is not None:
         if not isinstance(model, nn.Module):
             raise ValueError("doctor: weights expected a factory as target, got a checkpoint")
         state = load_state("doctor", weights)
-        _load(model, state)
+        _load(model, state, weights)
     report = diagnose(
         model,
         None if data is None else _made("data", data, "training batches"),
@@ -114,7 +136,10 @@ def command(
     if mended is not None and any(one.done for one in mended.mended):
         assert out is not None
         assert fixed is not None
+        assert isinstance(model, nn.Module)
         write_atomic(out, _packed(fixed))
+        if not as_json:
+            _show(make_console(False), _written(out, model, fixed))
     if sarif is not None:
         write_atomic(sarif, json.dumps(to_sarif(report, target), indent=1) + "\n")
     if html is not None:
@@ -129,20 +154,39 @@ def _instead(target: str, model: object) -> str:
     if isinstance(model, Mapping):
         code = f"batchnorm doctor package.module:factory --weights {target}"
         return f"got a checkpoint alone; with its code: {code}"
-    return "got an exported program; mend the model it was made of, and export that again"
+    return "got an exported program; diagnose the model it was made of, and export that again"
 
 
-def _load(model: "nn.Module", state: "Mapping[str, Tensor]") -> None:
-    """As a careless loader would; BN007 says what was missing."""
+def _load(model: "nn.Module", state: "Mapping[str, Tensor]", source: Path) -> None:
+    """As a careless loader would, which is what BN007 judges; but not in silence."""
     from batchnorm.targets import unwrapped
 
     own = model.state_dict()
-    for key, value in (given := unwrapped(state, own)).items():
+    given = unwrapped(state, own)
+    for key, value in given.items():
         if key in own and value.shape != own[key].shape:
             raise ValueError(
                 f"doctor: weights expected shape {tuple(own[key].shape)} of {key}, got {tuple(value.shape)}"
             )
+    # As everywhere, files from before there were counters may lack them.
+    needed = [key for key in own if not key.endswith("num_batches_tracked")]
+    if differs := _difference(needed, given, own):
+        stays = "; what it lacks is as the factory made it" if set(needed) - given.keys() else ""
+        warn(f"doctor: weights expected the names of this model, got {source} {differs}{stays}")
     model.load_state_dict(given, strict=False)
+
+
+def _difference(needed: Iterable[str], given: Iterable[str], known: Iterable[str]) -> str:
+    """Names that are missing and names too many, in words; empty if there are none."""
+    missing, unknown = _some(needed, given), _some(given, known)
+    parts = [f"without {missing}"] * bool(missing) + [f"with {unknown}"] * bool(unknown)
+    return " and ".join(parts)
+
+
+def _some(names: Iterable[str], others: Iterable[str]) -> str:
+    found = [name for name in names if name not in set(others)]
+    more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+    return ", ".join(found[:NAMED]) + more
 
 
 def _made(what: str, factory: str, kind: str, *arguments: object) -> Any:
@@ -158,12 +202,14 @@ def _made(what: str, factory: str, kind: str, *arguments: object) -> Any:
 def _page(target: str, report: "Report") -> str:
     from batchnorm.report import render_diagnosis
 
-    try:
-        return render_diagnosis(target, report.to_dict(), report.channels)
-    except ImportError as error:
-        raise ValueError(
-            f"doctor: html expected pip install 'batchnorm[train]', got none: {error}"
-        ) from error
+    return render_diagnosis(target, report.to_dict(), report.channels)
+
+
+def _written(out: Path, model: "nn.Module", fixed: "nn.Module") -> str:
+    """Where the mended copy is, and what a model must have or lack to load it."""
+    own, kept = model.state_dict(), fixed.state_dict()
+    differs = _difference(own, kept, own)
+    return f"Written to {out}" + (f", {differs}: load it into a model that is built so" if differs else "")
 
 
 def _packed(model: "nn.Module") -> bytes:

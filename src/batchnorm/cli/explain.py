@@ -1,8 +1,11 @@
-"""``batchnorm explain``: a rule's page."""
+"""``batchnorm explain``: a rule's page, or the list of rules."""
 
 from typing import Annotated
 
 import typer
+
+from batchnorm.cli.progress import make_console
+from batchnorm.cli.table import print_table
 
 __all__ = ["HELP", "command"]
 
@@ -11,12 +14,14 @@ mistaken for it. Without a code, list all rules."""
 
 
 def command(code: Annotated[str | None, typer.Argument(help="As BN013.")] = None) -> None:
-    """Print the page."""
-    from batchnorm.doctor.pages import index, page
-    from batchnorm.doctor.rule import chosen_rules
+    """Print the page or the list."""
+    from batchnorm.doctor.pages import page, summaries
+    from batchnorm.doctor.rule import all_rules
 
     if code is None:
-        print(index(), end="")
+        print_table(make_console(False), ("code", "name", "what is wrong"), summaries(), left=3)
         return
-    (rule,) = chosen_rules([code], ()).values()
+    rule = all_rules().get(code.upper())
+    if rule is None:
+        raise ValueError(f"explain: code expected one of the rules, as BN013, got {code!r}")
     print(page(rule), end="")

@@ -1,12 +1,13 @@
 """`Watch` for trainers of other packages: their callbacks, which open it and close it."""
 
+import contextlib
 import importlib
 from typing import Any
 
 from torch import nn
 
 from batchnorm.doctor.watch import Watch
-from batchnorm.records import Finding
+from batchnorm.records import Finding, NotInstalledError, import_optional
 
 __all__ = ["lightning_callback", "transformers_callback"]
 
@@ -46,9 +47,9 @@ def lightning_callback(module: str = "", **options: Any) -> Any:
         A ``lightning.pytorch.Callback``; its ``findings`` are those so far.
 
     Raises:
-        ImportError: If neither ``lightning`` nor ``pytorch_lightning`` is installed.
+        NotInstalledError: If neither ``lightning`` nor ``pytorch_lightning`` is installed.
     """
-    base: Any = _import("lightning_callback", "lightning.pytorch", "pytorch_lightning").Callback
+    base: Any = _lightning().Callback
 
     class LightningWatch(base):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -86,9 +87,11 @@ def transformers_callback(module: str = "", **options: Any) -> Any:
         A ``transformers.TrainerCallback``; its ``findings`` are those so far.
 
     Raises:
-        ImportError: If ``transformers`` is not installed.
+        NotInstalledError: If ``transformers`` is not installed.
     """
-    base: Any = _import("transformers_callback", "transformers").TrainerCallback
+    base: Any = import_optional(
+        "transformers", "transformers_callback:", "batchnorm[transformers]"
+    ).TrainerCallback
 
     class TransformersWatch(base):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -108,10 +111,10 @@ def transformers_callback(module: str = "", **options: Any) -> Any:
     return TransformersWatch()
 
 
-def _import(op: str, *names: str) -> Any:
-    for name in names:
-        try:
-            return importlib.import_module(name)
-        except ImportError:
-            continue
-    raise ImportError(f"{op}: {names[0]} expected to be installed, got none")
+def _lightning() -> Any:
+    try:
+        return import_optional("lightning.pytorch", "lightning_callback:", "batchnorm[lightning]")
+    except NotInstalledError:
+        with contextlib.suppress(ImportError):
+            return importlib.import_module("pytorch_lightning")
+        raise

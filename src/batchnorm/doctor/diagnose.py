@@ -1,6 +1,7 @@
 """The engine: cheap evidence first, then data, then what confirms or takes back what."""
 
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from batchnorm.doctor.explain import explain
 from batchnorm.doctor.exported import exported_norms, is_exported, state_of
 from batchnorm.doctor.judge import INFO_RATIO, withdrawn
 from batchnorm.doctor.layer import plain
-from batchnorm.doctor.passes import ENOUGH, DataError
+from batchnorm.doctor.passes import ENOUGH, DataError, ModelError
 from batchnorm.doctor.patient import Patient, UnavailableError
 from batchnorm.doctor.report import LayerGap, Origin, Report
 from batchnorm.doctor.rule import Rule, chosen_rules
@@ -19,6 +20,8 @@ from batchnorm.doctor.settings import Settings, as_one
 from batchnorm.records import SEVERITIES, Finding, LayerRecord, error_line
 
 __all__ = ["diagnose", "examine"]
+
+LONG = 160  # characters of an error
 
 
 def diagnose(
@@ -52,7 +55,7 @@ def diagnose(
 
     Raises:
         ValueError: If an argument is out of range, the model has tensors without values, the loader is
-            empty or does not fit the model.
+            empty, or the model raises on its batches and no error was found that needs no data.
         TypeError: If a setting is unknown.
 
     Example:
@@ -81,6 +84,7 @@ def diagnose(
         explain(patient, kept, layers),
         len(patient.training.batches) if _measured(patient) else 0,
         max(len(patient.layers), len(patient.exported)),
+        _unseen(patient),
         tuple(_channels(patient, layer.layer) for layer in layers),
         Origin(patient.loader, circumstances, again),
     )
@@ -98,32 +102,67 @@ def examine(
     Returns:
         The findings that stand, gravest first and of equal ones the earliest cause first; those that were
         taken back; and why rules were not checked, by code. A rule that fails is not checked, its error is
-        the reason, and the others are.
+        the reason, and the others are. Where the model raises on the data, that is the reason if an error
+        stands without data.
 
     Raises:
         DataError: If the data do not fit the model.
     """
-    skipped: dict[str, str] = {}
+    unchecked = _Unchecked()
     findings: list[Finding] = []
     for code, rule in rules.items():
-        if reason := _lacking(rule, patient):
-            skipped[code] = reason
+        try:
+            reason = _lacking(rule, patient)
+        except ModelError as error:
+            unchecked.add(code, error)
+            continue
+        if reason:
+            unchecked.reasons[code] = reason
             continue
         try:
             findings += rule.check(patient)
         except Exception as error:  # of one rule, whatever it is, which must not hide what the others find
-            skipped[code] = _why(error)
-    findings = [_confirm(rules[finding.code], patient, finding, skipped) for finding in findings]
+            unchecked.add(code, error)
+    findings = [_confirm(rules[finding.code], patient, finding, unchecked) for finding in findings]
     kept = [finding for finding in findings if finding.state != "withdrawn"]
     back = [finding for finding in findings if finding.state == "withdrawn"]
-    kept, explained = _drop_explained(kept, rules)
+    kept, explained = _drop_explained(kept, rules, patient, unchecked)
+    if unchecked.raised and not any(f.severity == "error" and f.state != "suspected" for f in kept):
+        raise unchecked.raised
     position = {name: place for place, name in enumerate(_order(patient))}
 
     def place(finding: Finding) -> tuple[int, int, str, int]:
         rank = rules[finding.code].rank
         return SEVERITIES.index(finding.severity), rank, finding.code, position.get(finding.layer or "", -1)
 
-    return tuple(sorted(kept, key=place)), (*back, *explained), skipped
+    return tuple(sorted(kept, key=place)), (*back, *explained), unchecked.reasons
+
+
+class _Unchecked:
+    """Rules that could not be checked.
+
+    Attributes:
+        reasons: Why, by code.
+        raised: The first error of the model itself.
+    """
+
+    def __init__(self) -> None:
+        self.reasons: dict[str, str] = {}
+        self.raised: ModelError | None = None
+
+    def add(self, code: str, error: Exception) -> None:
+        """Note why a rule is not checked that raised this."""
+        if isinstance(error, ModelError):
+            self.raised = self.raised or error
+            self.reasons[code] = f"the model raised {_short(error.__cause__ or error)}"
+        elif isinstance(error, DataError):
+            raise error
+        else:
+            self.reasons[code] = str(error) if isinstance(error, UnavailableError) else _short(error)
+
+
+def _short(error: BaseException) -> str:
+    return textwrap.shorten(error_line(error), LONG, placeholder=" ...")
 
 
 def _patient(model: object, loader: Iterable[Any] | None, settings: Settings, batches: int) -> Patient:
@@ -176,44 +215,57 @@ def _order(patient: Patient) -> Iterable[str]:
     return dict.fromkeys((*executed, *patient.by_name))
 
 
-def _confirm(rule: Rule, patient: Patient, finding: Finding, skipped: dict[str, str]) -> Finding:
+def _confirm(rule: Rule, patient: Patient, finding: Finding, unchecked: _Unchecked) -> Finding:
     if finding.state != "suspected" or rule.confirm is None:
         return finding
-    if not patient.has_data or not patient.training.has_enough():
+    try:
+        if not patient.has_data or not patient.training.has_enough():
+            return finding
+    except ModelError as error:
+        unchecked.add(rule.code, error)
         return finding
     try:
         return rule.confirm(patient, finding)
     except UnavailableError:
         return finding
     except Exception as error:
-        skipped[rule.code] = _why(error)
+        unchecked.add(rule.code, error)
         return finding
 
 
-def _why(error: Exception) -> str:
-    """Why a rule is not checked that raised this."""
-    if isinstance(error, DataError):
-        raise error
-    return str(error) if isinstance(error, UnavailableError) else error_line(error)
-
-
 def _drop_explained(
-    findings: list[Finding], rules: Mapping[str, Rule]
+    findings: list[Finding], rules: Mapping[str, Rule], patient: Patient, unchecked: _Unchecked
 ) -> tuple[list[Finding], list[Finding]]:
-    kept, dropped = [], []
-    for finding in findings:
-        causes = [
-            other
-            for other in findings
-            if other.code in rules[finding.code].explained_by
-            and (other.severity != "info" or (finding.severity == "info" and other.state == "confirmed"))
-            and (other.layer is None or finding.layer in (None, other.layer))
-        ]
-        if causes:
-            dropped.append(withdrawn(finding, f"explained by {causes[0].code}"))
-        else:
-            kept.append(finding)
-    return kept, dropped
+    roots: dict[int, Finding | None] = {}
+
+    def explains(cause: Finding, finding: Finding) -> bool:
+        try:
+            return rules[finding.code].explained(patient, finding, cause)
+        except Exception as error:
+            unchecked.add(finding.code, error)
+            return False
+
+    def root(finding: Finding) -> Finding | None:
+        """What explains it, by way of others too, and is itself not explained."""
+        if id(finding) not in roots:
+            roots[id(finding)] = None
+            candidates = (other for other in findings if _may_explain(other, finding, rules))
+            causes = (root(other) or other for other in candidates if explains(other, finding))
+            roots[id(finding)] = next((cause for cause in causes if explains(cause, finding)), None)
+        return roots[id(finding)]
+
+    kept = [finding for finding in findings if root(finding) is None]
+    causes = ((finding, root(finding)) for finding in findings)
+    return kept, [withdrawn(finding, f"explained by {cause.code}") for finding, cause in causes if cause]
+
+
+def _may_explain(cause: Finding, finding: Finding, rules: Mapping[str, Rule]) -> bool:
+    """Whether a finding is of a rule, a gravity and a layer to make another superfluous."""
+    return (
+        cause.code in rules[finding.code].explained_by
+        and (cause.severity != "info" or (finding.severity == "info" and cause.state == "confirmed"))
+        and (cause.layer is None or finding.layer in (None, cause.layer))
+    )
 
 
 def _gaps(patient: Patient) -> tuple[LayerGap, ...]:
@@ -233,6 +285,16 @@ def _gaps(patient: Patient) -> tuple[LayerGap, ...]:
         for name in patient.training.order
         if name in own
     )
+
+
+def _unseen(patient: Patient) -> dict[str, str]:
+    """Modules whose calls of batch norms no rule saw that looks at the graph, and why."""
+    if patient.model is None or not patient.layers or "graph" not in vars(patient):
+        return {}
+    if patient.lazy is not None:
+        return {"": "it has lazy parameters"}
+    names = ("",) if patient.graph is None else patient.graph.unseen
+    return dict.fromkeys(names, "its code cannot be traced")
 
 
 def _channels(patient: Patient, name: str) -> LayerRecord:

@@ -25,7 +25,7 @@ SHOWN = 5  # layers in the ranking
 
 CAUSES = {
     "BN001": "its statistics were never updated",
-    "BN002": "its statistics are not finite",
+    "BN002": "its statistics are not finite, or its variance is 0",
     "BN003": "a few wild values still dominate its statistics",
     "BN005": "its statistics are kept in too low a precision to move",
     "BN008": "its statistics belong to other weights (averaged, merged, pruned or edited since)",

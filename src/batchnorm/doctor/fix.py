@@ -143,9 +143,10 @@ def _measure(repair: Repair, mended: Sequence[Mended]) -> Iterator[Mended]:
 
 def _said(report: RecalibrationReport) -> str:
     most = max(report.layers, key=lambda change: change.mean_shift)
+    where = f"layer {most.name}" if most.name else "the layer"
     return (
         f"recalibrated {len(report.layers)} layers from {most.samples} samples; "
-        f"largest shift {most.mean_shift:.3g} standard deviations in {most.name or 'the layer'}"
+        f"largest shift {most.mean_shift:.3g} standard deviations in {where}"
     )
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "INFO_RATIO",
     "LEAST_GAP",
     "Gap",
+    "blown_up",
     "excess_of",
     "gap_of",
     "independence_by_chance",
@@ -28,6 +29,8 @@ __all__ = [
 
 INFO_RATIO = 2.0  # from which a gap is worth a word: doctor-rules.md section 4, and docs/doctor.md
 LEAST_GAP = 0.1  # standard deviations of the output; a smaller gap does no harm whatever its ratio
+EXPLODED, GROWN, OFF = 10.0, 2.0, 1.0  # doctor-rules.md, BN003
+HALF, MOST = 0.5, 0.75  # of the channels
 HARMFUL = 0.35  # excess of all layers together, from which accuracy suffers: docs/doctor.md
 
 
@@ -93,6 +96,35 @@ def gap_of(layer: Layer, series: Series) -> Gap | None:
     nan = torch.full_like(expected, torch.nan)
     gap = square.mean(0).sqrt().nan_to_num(nan=torch.inf)  # statistics that are not finite
     return Gap(torch.where(varies, gap, nan), torch.where(varies, expected, nan))
+
+
+def blown_up(layer: Layer, series: Series) -> dict[str, float]:
+    """How much too large a layer's running variance is, if it is far too large; empty if it is not.
+
+    A gap cannot tell how far: an output that shrank to nothing is one standard deviation from where it
+    was, which is hardly more than what sampling explains in batches of a few values.
+
+    Args:
+        layer: With running statistics, as many as the series has channels.
+        series: What it was given.
+
+    Returns:
+        Medians over channels: ``variance_ratio``, to that of the batches, and ``mean_off``, in standard
+        deviations.
+    """
+    assert layer.mean is not None
+    assert layer.var is not None
+    fresh = series.var.median(0).values
+    varies = fresh > 1e-12
+    if not varies.any():
+        return {}
+    ratio = plain(layer.var)[varies] / fresh[varies]
+    off = ((plain(layer.mean) - series.mean.median(0).values) / fresh.sqrt())[varies]
+    exploded = float((ratio >= EXPLODED).double().mean())
+    aside = max(float((off > OFF).double().mean()), float((off < -OFF).double().mean()))
+    if exploded >= HALF or (aside >= MOST and float(ratio.median()) >= GROWN):
+        return {"variance_ratio": float(ratio.median()), "mean_off": float(off.abs().median())}
+    return {}
 
 
 def excess_of(layers: Iterable[tuple[float, float]]) -> float:

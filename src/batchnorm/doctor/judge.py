@@ -4,12 +4,22 @@ import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from batchnorm.doctor.gap import HARMFUL, INFO_RATIO, Gap
+from batchnorm.doctor.gap import HARMFUL, INFO_RATIO, Gap, blown_up
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import rounded
-from batchnorm.records import Finding
+from batchnorm.records import SEVERITIES, Finding
 
-__all__ = ["ERROR_RATIO", "INFO_RATIO", "WARN_RATIO", "by_gap", "confirmed", "gravity", "withdrawn"]
+__all__ = [
+    "ERROR_RATIO",
+    "INFO_RATIO",
+    "WARN_RATIO",
+    "by_gap",
+    "confirmed",
+    "covers",
+    "gravity",
+    "is_of_start",
+    "withdrawn",
+]
 
 WARN_RATIO, ERROR_RATIO = 4.0, 8.0  # as INFO_RATIO
 
@@ -21,6 +31,22 @@ def gravity(patient: Patient, gap: Gap) -> str | None:
     if not gap.reaches(WARN_RATIO) or patient.excess < HARMFUL:
         return "info"
     return "error" if gap.reaches(ERROR_RATIO) else "warn"
+
+
+def covers(cause: Finding, left: str | None) -> bool:
+    """Whether a cause says enough of a fault: what it leaves unexplained is no graver than itself."""
+    return left is None or SEVERITIES.index(cause.severity) <= SEVERITIES.index(left)
+
+
+def is_of_start(patient: Patient, layer: str) -> bool:
+    """Whether a layer's statistics are off, and mostly since its initial ones still weigh in."""
+    gap, grown = patient.gaps.get(layer), patient.grown_gaps.get(layer)
+    if gap is None or grown is None:
+        return False
+    if gap.reaches(INFO_RATIO):
+        return grown.ratio <= gap.ratio / 2 or not grown.reaches(INFO_RATIO)
+    known, series = patient.by_name[layer], patient.training.series[layer]
+    return bool(blown_up(known, series)) and not blown_up(known.without_initial(), series)
 
 
 def confirmed(finding: Finding, evidence: Mapping[str, float | str], severity: str | None = None) -> Finding:
@@ -55,8 +81,11 @@ def by_gap(patient: Patient, finding: Finding, least: float = INFO_RATIO) -> Fin
         if finding.layer is None or patient.reads(finding.layer):
             return finding
         return withdrawn(finding, "prediction does not read its statistics")
-    if gap.reaches(least):
-        return confirmed(finding, {"gap_ratio": gap.ratio})
+    assert finding.layer is not None
+    far = blown_up(patient.by_name[finding.layer], patient.training.series[finding.layer])
+    if gap.reaches(least) or far:
+        more = {} if gap.reaches(least) else far
+        return confirmed(finding, {"gap_ratio": gap.ratio, **more})
     return withdrawn(
         finding,
         f"on the data its statistics are sound (gap {gap.ratio:.2g} times what sampling explains)",

@@ -16,8 +16,10 @@ from batchnorm.nn import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from batchnorm.nn.statistics import Frozen, Rows, Statistics, Synced
 
 __all__ = [
+    "NO_VARIANCE",
     "Layer",
     "channels_first",
+    "is_fixed",
     "is_locked",
     "is_ours",
     "layers_of_checkpoint",
@@ -27,6 +29,7 @@ __all__ = [
 ]
 
 TorchBatchNorm = nn.modules.batchnorm._BatchNorm
+NO_VARIANCE = 1e-12  # and below: a 0, perhaps converted
 DRAWN = 0.05  # standard deviation of an initial weight; 0.02 is usual
 OURS = (BatchNorm1d, BatchNorm2d, BatchNorm3d)
 _FORWARDS = {TorchBatchNorm.forward, nn.SyncBatchNorm.forward, *(layer.forward for layer in OURS)}
@@ -111,6 +114,28 @@ class Layer:
         drawn = off.numel() > 1 and off.mean().abs() < off.std() < DRAWN
         return bool(off.any() and not drawn)
 
+    @property
+    def initial_weight(self) -> float:
+        """Weight of the initial mean 0 and variance 1 in an exponential average; 1 before the first batch."""
+        return 0.0 if self.momentum is None else (1 - self.momentum) ** (self.count or 0)
+
+    def without_initial(self) -> "Layer":
+        """The layer with the statistics that it would have if its initial ones had no weight."""
+        weight = self.initial_weight
+        if self.mean is None or self.var is None or not 0 < weight < 1:
+            return self
+        mean, var = plain(self.mean) / (1 - weight), (plain(self.var) - weight) / (1 - weight)
+        return dataclasses.replace(self, mean=mean, var=var.clamp_min(0))
+
+    def is_without_variance(self) -> bool:
+        """Whether its running variance is 0 in every channel, and no initial value of a layer to be trained.
+
+        torch's layers begin with 1; of others, and in a checkpoint, only batches that were counted tell.
+        """
+        if self.var is None or not self.var.numel() or (plain(self.var).abs() > NO_VARIANCE).any():
+            return False
+        return self.kind in ("batch", "sync", "frozen") or self.count != 0
+
     def is_fresh(self) -> bool:
         """Whether it is as it was made, so that nobody expects its statistics to fit."""
         return not self.count and self.has_initial_statistics() and not self.was_trained()
@@ -128,16 +153,21 @@ def plain(values: Tensor) -> Tensor:
     return values.detach().cpu().double()
 
 
+def is_fixed(module: nn.Module | None) -> bool:
+    """Whether its statistics are `Frozen`, which neither ``train()`` nor torch's ``update_bn`` thaws."""
+    return _has(module, Frozen)
+
+
 def is_locked(module: nn.Module | None) -> bool:
     """Whether ``train()`` cannot put the layer into training mode: its ``train`` is not torch's."""
     return module is not None and (
-        "train" in vars(module) or type(module).train is not nn.Module.train or _has(module, Frozen)
+        "train" in vars(module) or type(module).train is not nn.Module.train or is_fixed(module)
     )
 
 
 def learns(module: nn.Module) -> bool:
     """Whether a forward normalizes with the batch, as far as the mode says."""
-    return module.training and not _has(module, Frozen)
+    return module.training and not is_fixed(module)
 
 
 def is_ours(module: nn.Module | None) -> bool:

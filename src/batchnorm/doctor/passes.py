@@ -11,13 +11,17 @@ from torch import Tensor, nn
 from batchnorm.doctor.layer import Layer
 from batchnorm.doctor.observe import Call, Moments, Observer
 
-__all__ = ["ENOUGH", "DataError", "Pass", "Series", "run_pass"]
+__all__ = ["ENOUGH", "DataError", "ModelError", "Pass", "Series", "run_pass"]
 
 ENOUGH = 8  # batches; the spread between fewer says little
 
 
 class DataError(ValueError):
     """Data that cannot be diagnosed with: the owner's fault, and no rule's."""
+
+
+class ModelError(DataError):
+    """The model raised on a batch: the owner's fault, or that of a model whose numbers are broken."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -152,7 +156,7 @@ def run_pass(
         look: As in `Observer`.
 
     Raises:
-        DataError: If a batch does not fit the model.
+        ModelError: If a batch does not fit the model.
     """
     batches: list[tuple[Call, ...]] = []
     refused: dict[str, tuple[int, ...]] = {}
@@ -164,7 +168,7 @@ def run_pass(
             except Exception as error:
                 single = _single(observer.calls)
                 if single is None:
-                    raise DataError(
+                    raise ModelError(
                         "diagnose: loader expected batches that the model takes, got "
                         f"{type(error).__name__}: {error}"
                     ) from error

@@ -16,7 +16,7 @@ from batchnorm.doctor.graph import Graph, trace
 from batchnorm.doctor.guard import Loan, untouched
 from batchnorm.doctor.layer import Layer, layers_of_checkpoint, layers_of_model
 from batchnorm.doctor.observe import Call
-from batchnorm.doctor.passes import DataError, Pass, run_pass
+from batchnorm.doctor.passes import DataError, ModelError, Pass, run_pass
 from batchnorm.doctor.settings import Settings
 from batchnorm.doctor.step import calls_of_step
 from batchnorm.surgery.feed import Feed
@@ -129,14 +129,27 @@ class Patient:
         }
 
     @cached_property
+    def grown_gaps(self) -> dict[str, Gap]:
+        """The same if the initial statistics had no weight any more in those of each layer."""
+        series = self.training.series
+        gaps = {name: gap_of(self.by_name[name].without_initial(), series[name]) for name in self.gaps}
+        return {name: gap for name, gap in gaps.items() if gap is not None}
+
+    @cached_property
     def excess(self) -> float:
         """All gaps together, in standard deviations beyond what sampling explains."""
         return excess_of((gap.ratio, gap.size) for gap in self.gaps.values())
 
     @cached_property
     def prediction_gaps(self) -> dict[str, Gap]:
-        """The same as prediction meets them: with all layers at their stored statistics."""
-        return self.predicted(self.prediction, self.by_name)
+        """The same as prediction meets them: with all layers at their stored statistics.
+
+        Empty if the model raises in prediction.
+        """
+        try:
+            return self.predicted(self.prediction, self.by_name)
+        except ModelError:
+            return {}
 
     def predicted(self, examined: Pass, layers: Mapping[str, Layer]) -> dict[str, Gap]:
         """Gaps of layers in a pass over `few` batches, against what sampling explains in training."""
@@ -150,7 +163,7 @@ class Patient:
         """Whether prediction normalizes with a layer's statistics; True where that cannot be seen."""
         try:
             batches = self.prediction.batches
-        except UnavailableError:
+        except (UnavailableError, ModelError):
             return True
         return any(call.layer == name and not call.training for batch in batches for call in batch)
 

@@ -62,6 +62,8 @@ class Report:
         explanation: Why prediction differs from training, in words; empty if it does not.
         batches: Training batches looked at.
         layers_seen: Batch-norm layers there are.
+        unseen: Modules that hold a batch norm and into whose code rules could not look that ask who feeds it
+            and who uses it, with the reason.
         channels: Running and measured (``population_…``) statistics of those layers, channel by channel.
     """
 
@@ -72,6 +74,7 @@ class Report:
     explanation: str
     batches: int
     layers_seen: int
+    unseen: Mapping[str, str]
     channels: tuple[LayerRecord, ...] = dataclasses.field(repr=False, compare=False)
     origin: Origin = dataclasses.field(repr=False, compare=False)
 
@@ -146,4 +149,5 @@ class Report:
             "explanation": self.explanation,
             "batches": self.batches,
             "layers_seen": self.layers_seen,
+            "unseen": dict(self.unseen),
         }

@@ -9,8 +9,11 @@ The module has
 - ``RANK``, optional: its place among the causes of a gap between training and prediction, lower is
   earlier;
 - ``EXPLAINED_BY``, optional: codes of rules whose finding makes this one's superfluous;
+- ``explained(patient, finding, cause)``, optional: whether such a finding accounts for the size of this one;
+  without it, it does;
 - ``confirm(patient, finding)``, optional: what data say to a suspicion;
-- ``mend(repair, finding)``, optional: how it is mended, returning what was done in words.
+- ``mend(repair, finding)``, optional: how it is mended, returning what was done in words; without it all
+  its fixes are `advice`.
 """
 
 import dataclasses
@@ -23,6 +26,7 @@ from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING
 
 from batchnorm.records import Finding, Fix
+from batchnorm.records.finding import FIXES
 
 if TYPE_CHECKING:
     from batchnorm.doctor.mend import Repair
@@ -35,12 +39,12 @@ LEVELS = "SCOFTW"
 
 
 def safe(text: str) -> Fix:
-    """A fix that keeps outputs."""
+    """A fix that keeps outputs, which the rule's ``mend`` makes."""
     return Fix("safe", text)
 
 
 def consent(text: str) -> Fix:
-    """A fix that changes numbers."""
+    """A fix that changes numbers, which the rule's ``mend`` makes."""
     return Fix("consent", text)
 
 
@@ -107,6 +111,11 @@ class Rule:
             yield dataclasses.replace(finding, code=self.code, name=self.name)
 
     @property
+    def explained(self) -> "Callable[[Patient, Finding, Finding], bool]":
+        """Whether another rule's finding accounts for the size of this one's."""
+        return getattr(self.module, "explained", lambda *_: True)
+
+    @property
     def confirm(self) -> "Callable[[Patient, Finding], Finding] | None":
         """What data say to a suspicion."""
         return getattr(self.module, "confirm", None)
@@ -115,6 +124,16 @@ class Rule:
     def mend(self) -> "Callable[[Repair, Finding], str] | None":
         """How it is mended."""
         return getattr(self.module, "mend", None)
+
+    @property
+    def fixes(self) -> tuple[str, ...]:
+        """Kinds of fix that its findings have: those that the module imports a maker of."""
+        return tuple(kind for kind in FIXES if hasattr(self.module, kind))
+
+    @property
+    def measures(self) -> bool:
+        """Whether `mend` needs data, to measure statistics on."""
+        return self.mend is not None and hasattr(self.module, "RECALIBRATE")
 
 
 @cache

@@ -66,7 +66,8 @@ class Settings:
         frozen: Names of modules that are meant to be frozen.
         lengths_fn: ``lengths_fn(batch)``: valid lengths ``(N,)`` of padded inputs ``(N, C, L)``.
         independence: Why samples must not see each other: ``private``, ``penalty`` or ``contrastive``.
-        transform: What the model runs inside of: ``vmap`` (vmap, grad or jacrev) or ``fullgraph``.
+        transform: What the model runs inside of: ``vmap`` over inputs, ``grad`` (grad or jacrev) or
+            ``fullgraph``, a compile without breaks.
         target_dtype: Of the engine it is exported for.
     """
 
@@ -99,7 +100,7 @@ class Settings:
             "goal": GOALS,
             "averaging": ("parameters", "buffers", "update_bn", "recalibrate", "clients"),
             "independence": ("private", "penalty", "contrastive"),
-            "transform": ("vmap", "fullgraph"),
+            "transform": ("vmap", "grad", "fullgraph"),
         }
         for name, allowed in words.items():
             value = getattr(self, name)

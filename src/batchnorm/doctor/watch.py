@@ -36,7 +36,7 @@ class Watch:
     Args:
         model: What is trained.
         every: Training forwards from one look to the next; the first comes after as many. A look makes
-            its eight forwards slower by a quarter or so.
+            its eight steps a quarter slower, which costs two steps.
         optimizer: Of the training, a list if there are several; with it the updates in each step are
             counted (BN035, BN037, BN038).
         rules: Codes to check; None for all.
@@ -49,7 +49,8 @@ class Watch:
         findings: All faults so far, each code once for a layer.
 
     Raises:
-        ValueError: If ``every`` is below 8 or an argument is unknown.
+        ValueError: If ``every`` is below 8, a code is unknown or a setting is out of range.
+        TypeError: If a setting is unknown.
 
     Example:
         >>> model = nn.Sequential(nn.BatchNorm1d(2, momentum=0.0), nn.Linear(2, 1))

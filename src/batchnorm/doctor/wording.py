@@ -1,5 +1,6 @@
 """A report and what was mended, in words: what the terminal shows and ``print`` gives."""
 
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -11,13 +12,15 @@ if TYPE_CHECKING:
 
 __all__ = ["fixes_in_words", "report_in_words"]
 
-NAMED = 4  # layers of one code
+NAMED = 4  # layers, or values of evidence, in a line
+SHOWN = 3  # statements of one code, where its layers have numbers of their own
 
 
 def report_in_words(report: "Report") -> str:
     """Findings, gravest first, the explanation, and a line that sums up."""
-    parts = ["\n".join(_finding(group)) for group in _groups(report.findings)]
-    text = "\n".join([*parts, *([f"\n{report.explanation}"] if report.explanation else [])])
+    text = "\n".join(
+        [*_findings(report.findings), *([f"\n{report.explanation}"] if report.explanation else [])]
+    )
     return f"{text}\n\n{_summary(report)}".lstrip()
 
 
@@ -30,16 +33,52 @@ def fixes_in_words(fixes: "FixReport") -> str:
     return "\n".join([*lines, f"after mending: {_count(fixes.remaining)}"])
 
 
-def _finding(group: list[Finding]) -> Iterator[str]:
+def _findings(findings: Iterable[Finding]) -> Iterator[str]:
+    """Those of one severity and code together: a few statements in full, of the others where they are."""
+    for _, alike in itertools.groupby(findings, lambda finding: (finding.severity, finding.code)):
+        groups = _groups(alike)
+        for group in groups[:SHOWN]:
+            yield from _statement(group)
+        if rest := [finding for group in groups[SHOWN:] for finding in group]:
+            first = rest[0]
+            yield f"{first.severity} {first.code} {first.name} also in {_places(rest)}"
+
+
+def _statement(group: list[Finding]) -> Iterator[str]:
     first = group[0]
-    names = ", ".join(dict.fromkeys(map(_where, group[:NAMED])))
-    more = f" and {len(group) - NAMED} more" if len(group) > NAMED else ""
-    yield f"{first.severity} {first.code} {first.name} ({first.state}) in {names}{more}"
+    yield f"{first.severity} {first.code} {first.name} ({first.state}) in {_places(group)}"
     yield f"  {first.message}"
-    if first.evidence:
-        numbers = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in first.evidence.items())
-        yield f"  evidence: {numbers}"
+    shared = [key for key in first.evidence if all(key in finding.evidence for finding in group)]
+    if shared:
+        numbers = [
+            f"{key.replace('_', ' ')} {_values([finding.evidence[key] for finding in group])}"
+            for key in shared
+        ]
+        yield f"  evidence: {', '.join(numbers)}"
     yield f"  fix ({first.fix.kind}): {first.fix.text}"
+
+
+def _values(values: list[float | str]) -> str:
+    """Of all findings of a group: numbers as a range, words one by one."""
+    numbers = [value for value in values if not isinstance(value, str)]
+    if len(numbers) < len(values):
+        return _some_of(value if isinstance(value, str) else _number(value) for value in values)
+    low, high = min(numbers), max(numbers)
+    return _number(low) if low == high else f"{_number(low)} to {_number(high)}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.10g}"  # counts without a fraction; evidence has four digits
+
+
+def _places(findings: Iterable[Finding]) -> str:
+    return _some_of(map(_where, findings))
+
+
+def _some_of(words: Iterable[str]) -> str:
+    named = list(dict.fromkeys(words))
+    more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
+    return ", ".join(named[:NAMED]) + more
 
 
 def _where(finding: Finding) -> str:
@@ -47,11 +86,11 @@ def _where(finding: Finding) -> str:
 
 
 def _groups(findings: Iterable[Finding]) -> list[list[Finding]]:
-    """Findings of one code and severity stand together; the first speaks for them."""
-    groups: dict[tuple[str, str], list[Finding]] = {}
+    """Findings that differ in layer and evidence only: one statement is true of all. The largest first."""
+    groups: dict[tuple[object, ...], list[Finding]] = {}
     for finding in findings:
-        groups.setdefault((finding.severity, finding.code), []).append(finding)
-    return list(groups.values())
+        groups.setdefault((finding.state, finding.message, finding.fix), []).append(finding)
+    return sorted(groups.values(), key=len, reverse=True)
 
 
 def _count(findings: Iterable[Finding]) -> str:
@@ -76,4 +115,7 @@ def _summary(report: "Report") -> str:
     if report.skipped:
         reasons = dict.fromkeys(report.skipped.values())
         text += f"; not checked: {_some(len(report.skipped), 'rule')} ({'; '.join(reasons)})"
+    for reason in dict.fromkeys(report.unseen.values()):
+        names = (name or "the model" for name, why in report.unseen.items() if why == reason)
+        text += f"; not looked into: {_some_of(names)} ({reason})"
     return text

@@ -98,3 +98,64 @@ def test_mending_resets_bad_channels_and_measures():
     model[4].running_var[3] = math.nan
     mend(model, diagnose(model, batches()), "BN002", batches())
     assert diagnose(model, batches()).findings == ()
+
+
+def without_variance(rows):
+    """Conversions and allocations lose a variance."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6, bias=False), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2))
+    for row in rows:
+        model(row)
+    model[1].running_var.zero_()
+    return model
+
+
+def test_fires_on_a_variance_of_zero_in_every_channel(whole):
+    report = diagnose(without_variance(rows()))
+    assert [(f.code, f.severity, f.state) for f in report.findings] == [("BN002", "warn", "suspected")]
+    whole(report)
+
+
+def test_fires_on_a_variance_of_zero_in_a_checkpoint():
+    state = without_variance(rows()).state_dict()
+    assert [(f.code, f.severity) for f in diagnose(state).findings] == [("BN002", "warn")]
+    del state["1.num_batches_tracked"]  # as of a frozen layer
+    assert diagnose(state).codes == ("BN002",)
+    state["1.num_batches_tracked"] = torch.tensor(0)
+    assert "BN002" not in diagnose(state).codes
+
+
+def test_fires_as_an_error_on_a_variance_of_zero_where_inputs_vary(whole):
+    report = diagnose(without_variance(rows()), rows())
+    assert [(f.code, f.severity, f.state) for f in report.findings] == [("BN002", "error", "confirmed")]
+    whole(report)
+
+
+def test_is_withdrawn_where_no_input_varies():
+    constant = [row * 0 for row in rows()]
+    report = diagnose(without_variance(constant), constant)
+    assert "BN002" not in report.codes
+    assert "BN002" in [finding.code for finding in report.withdrawn]
+
+
+def test_is_silent_on_one_channel_without_variance():
+    model = without_variance(rows())
+    model[1].running_var[1:] = 1.0
+    assert "BN002" not in diagnose(model).codes
+
+
+def test_is_silent_on_a_variance_of_zero_that_a_layer_of_its_own_begins_with():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("running_mean", torch.zeros(4))
+            self.register_buffer("running_var", torch.zeros(4))
+            self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    assert "BN002" not in diagnose(nn.Sequential(Own(), nn.Linear(4, 1))).codes
+
+
+def test_mending_measures_a_variance_of_zero():
+    model = without_variance(rows())
+    mend(model, diagnose(model, rows()), "BN002", rows())
+    assert diagnose(model, rows()).findings == ()

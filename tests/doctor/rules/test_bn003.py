@@ -26,7 +26,8 @@ def test_fires_on_one_wild_image_of_64():
     model, x = train(fresh(), data, 3), data[0][0].clone()
     x[0] *= 100
     model(x)
-    assert diagnose(model, data).codes == ("BN003",)
+    report = diagnose(model, data)
+    assert [finding.code for finding in report.findings if finding.severity == "error"] == ["BN003"]
 
 
 def test_fires_on_a_wild_batch(whole):

@@ -3,8 +3,10 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, update_bn
 
+import batchnorm as bn
 from batchnorm import recalibrate
 from batchnorm.doctor import diagnose
+from batchnorm.nn.statistics import Frozen
 from tests.doctor.networks import batches, rows, trained
 
 
@@ -55,6 +57,17 @@ def test_fires_on_what_update_bn_does_to_a_frozen_layer():
     assert diagnose(model, averaging="update_bn").codes == ("BN009",)
     update_bn([row + 7.2 for row in rows()], model)
     torch.testing.assert_close(model[0].running_mean, torch.full((4,), 7.2), atol=0.1, rtol=0)
+
+
+def test_is_silent_about_frozen_statistics_which_update_bn_leaves():
+    model = nn.Sequential(bn.BatchNorm1d(4, stats=Frozen()), nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Tanh())
+    model[0].running_mean.fill_(3.0)
+    model[0].num_batches_tracked.fill_(1000)
+    (finding,) = diagnose(model, averaging="update_bn", rules=["BN009"]).findings
+    assert (finding.severity, finding.layer) == ("warn", None)
+    update_bn(rows(), model)
+    assert model[0].running_mean.tolist() == [3.0] * 4
+    assert diagnose(model[:2], averaging="update_bn", rules=["BN009"]).findings == ()
 
 
 def test_is_silent_on_an_average_that_was_recalibrated():

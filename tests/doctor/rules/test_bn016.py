@@ -65,7 +65,7 @@ def test_a_bias_of_another_size_is_not_taken_off_the_mean():
     model = nn.Sequential(nn.Conv1d(4, 6, 1), nn.BatchNorm1d(9), nn.Tanh())
     model(torch.randn(4, 9))
     _, done = diagnose(model, rules=["BN016"]).fix(model, consent=["BN016"])
-    assert done.mended[0].reason == "fix: bias of 0 expected as many values as running_mean, got 6"
+    assert done.mended[0].reason == "fix: bias of layer 0 expected as many values as running_mean, got 6"
 
 
 def test_is_only_suspected_behind_a_linear_layer_whose_input_nobody_saw():
@@ -75,7 +75,8 @@ def test_is_only_suspected_behind_a_linear_layer_whose_input_nobody_saw():
     assert "has no effect, if its input is (N, C): " in report.findings[0].message
     _, done = report.fix(model, consent=["BN016"])
     assert done.mended[0].reason == (
-        "fix: data expected to show that the input of 1 is (N, C), got none: else the bias has an effect"
+        "fix: data expected to show that the input of layer 1 is (N, C), got none: else the bias has an "
+        "effect"
     )
 
 
@@ -103,7 +104,7 @@ def test_a_forward_that_cannot_be_traced_hides_only_itself():
             return super().forward(x if x.sum() > 0 else -x)
 
     (finding,) = diagnose(Branching(biased())).findings
-    assert (finding.code, finding.layer, finding.evidence) == ("BN016", "0.1", {"bias": "0.0"})
+    assert (finding.code, finding.layer, finding.evidence) == ("BN016", "0.1", {"bias_of_layer": "0.0"})
 
 
 def test_an_argument_that_may_be_left_out_makes_no_second_finding():
@@ -121,6 +122,19 @@ def test_mending_keeps_every_prediction():
         for _ in range(30):
             model(x)
     before = model.eval()(x)
-    mend(model, diagnose(model.train()), "BN016")
+    said = mend(model, diagnose(model.train()), "BN016")
+    assert said == ["layer 0 has no bias now: build it with bias=False; predictions are the same"]
     assert model[0].bias is None
     torch.testing.assert_close(model.eval()(x), before)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, bn.BatchNorm2d])
+def test_mending_a_fresh_model_makes_no_new_finding(norm):
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), norm(4), nn.ReLU(), nn.Conv2d(4, 4, 3), norm(4), nn.ReLU())
+    fixed, done = diagnose(model).fix(model, consent=["BN016"])
+    assert [one.done for one in done.mended] == [
+        "layer 0 has no bias now: build it with bias=False",
+        "layer 3 has no bias now: build it with bias=False",
+    ]
+    assert done.remaining == ()
+    assert not fixed[1].running_mean.any()

@@ -63,9 +63,18 @@ def test_fires_in_training_mode(whole):
 def test_fires_on_what_cannot_be_traced(whole):
     class Branching(Pair):
         def forward(self, x):
-            return super().forward(x if x.sum() > 0 else -x)
+            return super().forward(x * float(x.sum()))
 
     whole(diagnose(Branching("plain").eval(), goal="fold"))
+
+
+def test_fires_and_calls_what_cannot_be_traced_a_module():
+    class Branching(Pair):
+        def forward(self, x):
+            return super().forward(x * float(x.sum()))
+
+    report = diagnose(nn.Sequential(Branching("plain"), nn.ReLU()).eval(), goal="fold")
+    assert report.findings[0].message.startswith("The forward of module 0 cannot be traced")
 
 
 def test_is_silent_on_the_plain_pair():

@@ -17,12 +17,13 @@ frozen pretrained statistics on new data, which is BN030.
 Reports: TE-10, EM-01, EM-02, EM-06, EM-07, EM-08, EM-09, EM-12, AP-02; trap EM-05.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import nn
 
-from batchnorm.doctor.judge import ERROR_RATIO, gravity
+from batchnorm.doctor.gap import Gap
+from batchnorm.doctor.judge import ERROR_RATIO, covers, gravity
 from batchnorm.doctor.mend import RECALIBRATE, Repair
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import consent, found
@@ -51,18 +52,15 @@ MANY = 2  # layers; one alone is BN027
 def check(patient: Patient) -> Iterator[Finding]:
     """The gaps of all layers at once, and the statistics of the live model."""
     if patient.has_data and patient.training.has_enough():
-        ratios = sorted(
-            gap.ratio for gap in patient.gaps.values() if gravity(patient, gap) not in (None, "info")
-        )
-        if len(ratios) >= max(MANY, len(patient.gaps) / 2):
-            median = ratios[len(ratios) // 2]
+        ratios = _off(patient, patient.gaps)
+        if ratios:
             yield found(
-                "error" if median >= ERROR_RATIO else "warn",
+                _severity(ratios),
                 None,
                 f"{len(ratios)} of {len(patient.gaps)} layers hold statistics that do not fit their weights: "
                 "they were measured with other weights (averaged, merged, pruned or edited since).",
                 consent(RECALIBRATE),
-                {"layers": float(len(ratios)), "gap_ratio": median},
+                {"layers": float(len(ratios)), "gap_ratio": ratios[len(ratios) // 2]},
             )
         return
     live = patient.settings.averaged_from
@@ -76,9 +74,28 @@ def check(patient: Patient) -> Iterator[Finding]:
         )
 
 
+def explained(patient: Patient, finding: Finding, cause: Finding) -> bool:
+    """By initial values, if without them fewer layers are off, or less."""
+    if cause.code != "BN012":
+        return True
+    moving = {name: gap for name, gap in patient.grown_gaps.items() if patient.by_name[name].momentum != 0}
+    ratios = _off(patient, moving)
+    return covers(cause, _severity(ratios) if ratios else None)
+
+
 def mend(repair: Repair, finding: Finding) -> str:
     """Measure all of them."""
     return repair.recalibrate(None)
+
+
+def _off(patient: Patient, gaps: Mapping[str, Gap]) -> list[float]:
+    """Ratios of the layers that are off, in order; empty if they are too few."""
+    ratios = sorted(gap.ratio for gap in gaps.values() if gravity(patient, gap) not in (None, "info"))
+    return ratios if len(ratios) >= max(MANY, len(patient.gaps) / 2) else []
+
+
+def _severity(ratios: list[float]) -> str:
+    return "error" if ratios[len(ratios) // 2] >= ERROR_RATIO else "warn"
 
 
 def _copied(model: nn.Module, live: nn.Module) -> bool:

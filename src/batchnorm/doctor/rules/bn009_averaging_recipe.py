@@ -1,18 +1,19 @@
 """Weights are averaged by a recipe that leaves wrong statistics.
 
 Averaging parameters alone leaves the statistics of the live weights. Torch's ``update_bn`` weighs a batch of
-2 like a batch of 100, averages variances without the spread of means, and takes frozen layers out of their
-freeze. A plain mean of clients' variances misses the distance between their means.
+2 like a batch of 100, averages variances without the spread of means, and takes layers that ``eval()`` froze
+out of their freeze. A plain mean of clients' variances misses the distance between their means.
 
 Found by: the recipe, given as ``averaging``; or a model that is an ``AveragedModel`` without its buffers in
 the average, which data confirm or withdraw.
 
-Severity: warn; error for ``update_bn`` with frozen layers.
+Severity: warn; error for ``update_bn`` with layers that ``eval()`` froze.
 
 Fix: average the parameters, then `batchnorm.recalibrate`, which pools by count and leaves frozen layers
 alone.
 
-Mistaken for it: averaged parameters alone, if a recalibration follows (``averaging="recalibrate"``).
+Mistaken for it: averaged parameters alone, if a recalibration follows (``averaging="recalibrate"``); layers
+with `Frozen` statistics, and the fixed ones of other libraries, which no recipe moves.
 
 Reports: MO-07, VA-05, FR-12, EM-01, EM-03, EM-09, EM-10, EM-11.
 """
@@ -22,6 +23,7 @@ from collections.abc import Iterator
 from torch.optim.swa_utils import AveragedModel
 
 from batchnorm.doctor.judge import INFO_RATIO, confirmed, withdrawn
+from batchnorm.doctor.layer import is_fixed
 from batchnorm.doctor.mend import RECALIBRATE, Repair
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import consent, found
@@ -42,7 +44,8 @@ WORDS = {
 def check(patient: Patient) -> Iterator[Finding]:
     """The recipe."""
     recipe = patient.settings.averaging
-    tracked = [layer for layer in patient.layers if layer.mean is not None]
+    fixed = [layer for layer in patient.layers if layer.kind == "frozen" or is_fixed(layer.module)]
+    tracked = [layer for layer in patient.layers if layer.mean is not None and layer not in fixed]
     if not tracked:
         return
     if recipe in WORDS:
@@ -57,8 +60,8 @@ def check(patient: Patient) -> Iterator[Finding]:
             yield found(
                 "error",
                 frozen[0],
-                f"update_bn resets frozen layers, measures them on new data and leaves them in training mode "
-                f"({len(frozen)} here).",
+                "update_bn resets frozen layers, measures those that eval() froze on new data and leaves "
+                f"these in training mode ({len(frozen)} here).",
                 consent(RECALIBRATE),
                 {"frozen": float(len(frozen))},
             )

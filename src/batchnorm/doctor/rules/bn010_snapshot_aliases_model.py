@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from batchnorm.doctor.patient import Patient
-from batchnorm.doctor.rule import found, safe
+from batchnorm.doctor.rule import advice, found
 from batchnorm.records import Finding
 
 EVIDENCE = "O"
@@ -40,7 +40,7 @@ def check(patient: Patient) -> Iterator[Finding]:
             None,
             f"{len(shared)} tensors of the snapshot, as {shared[0]}, are the model's own: every step changes "
             "them, and restoring it restores nothing.",
-            safe("keep copy.deepcopy(model.state_dict())"),
+            advice("keep copy.deepcopy(model.state_dict())"),
             {"tensors": float(len(shared))},
         )
 

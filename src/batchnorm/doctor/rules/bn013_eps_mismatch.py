@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from batchnorm.doctor.layer import Layer, plain
 from batchnorm.doctor.mend import Repair
 from batchnorm.doctor.patient import Patient
-from batchnorm.doctor.rule import consent, found
+from batchnorm.doctor.rule import advice, consent, found
 from batchnorm.records import Finding
 
 EVIDENCE = "C"
@@ -55,16 +55,18 @@ def check(patient: Patient) -> Iterator[Finding]:
                 "info",
                 layer.name,
                 f"eps {layer.eps:g} is so small that a constant channel is divided by nearly 0.",
-                consent("eps 1e-5"),
+                advice("eps 1e-5"),
                 {"eps": layer.eps},
             )
+        elif layer.is_without_variance():
+            continue  # BN002
         elif (median := float(plain(layer.var).median())) * SHARE < layer.eps:
             yield found(
                 "info",
                 layer.name,
                 f"eps {layer.eps:g} is more than a tenth of the median variance {median:.2g}: outputs depend "
                 "on eps, so it must travel with the weights.",
-                consent("keep eps beside the weights; scale the inputs up if they are tiny by accident"),
+                advice("keep eps beside the weights; scale the inputs up if they are tiny by accident"),
                 {"eps": layer.eps, "median_var": median},
             )
 

@@ -8,7 +8,8 @@ is ``(N, C)``, which data show, or where ``channel_dim=-1``.
 
 Severity: info.
 
-Fix: make it with ``bias=False``; in a trained network lower ``running_mean`` by the bias, which is exact.
+Fix: make that layer with ``bias=False``; in a trained network lower ``running_mean`` by the bias, which is
+exact.
 
 Mistaken for it: a bias before frozen batch norm, which may be the only shift that trains; a convolution
 with another user; a pool or padding in between; the bias of a linear layer in ``(N, L, C)``, where ``L`` is
@@ -22,7 +23,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from batchnorm.doctor.layer import Layer
+from batchnorm.doctor.layer import Layer, layers_of_model
 from batchnorm.doctor.mend import Repair
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import consent, found
@@ -47,10 +48,10 @@ def check(patient: Patient) -> Iterator[Finding]:
             yield found(
                 "info",
                 site.layer,
-                f"The bias of {graph.name(producer)} before it has no effect"
+                "The bias of the layer right before it has no effect"
                 f"{'' if subtracted else ', if its input is (N, C)'}: batch norm subtracts it with the mean.",
-                consent("make it with bias=False; lower running_mean by the bias of a trained one"),
-                {"bias": graph.name(producer)},
+                consent("make that layer with bias=False; lower running_mean by the bias of a trained one"),
+                {"bias_of_layer": graph.name(producer)},
                 suspected=subtracted is None,
             )
 
@@ -66,24 +67,34 @@ def _subtracted(patient: Patient, layer: Layer, module: nn.Module) -> bool | Non
 
 
 def mend(repair: Repair, finding: Finding) -> str:
-    """Without the bias, and the mean lowered by it.
+    """Without the bias, and the mean that holds it lowered by it.
 
     Raises:
         ValueError: If it is not sure that the mean holds the bias.
     """
     if finding.state == "suspected":
         raise ValueError(
-            f"fix: data expected to show that the input of {finding.layer} is (N, C), got none: else the "
-            "bias has an effect"
+            f"fix: data expected to show that the input of layer {finding.layer} is (N, C), got none: else "
+            "the bias has an effect"
         )
-    name = str(finding.evidence["bias"])
+    name = str(finding.evidence["bias_of_layer"])
     module = repair.model.get_submodule(name)
     bias = module.bias
     mean = repair.layer(finding.layer)._buffers.get("running_mean")
     assert isinstance(bias, torch.Tensor)
     if mean is not None and mean.shape[-1:] != bias.shape:
-        raise ValueError(f"fix: bias of {name} expected as many values as running_mean, got {len(bias)}")
-    if mean is not None:
+        raise ValueError(
+            f"fix: bias of layer {name} expected as many values as running_mean, got {len(bias)}"
+        )
+    # Statistics that no batch has moved do not hold the bias; lowered, they would look like measured ones.
+    held = mean is None or not _untouched(repair, finding)
+    if mean is not None and held:
         mean -= bias.detach()
     module.register_parameter("bias", None)
-    return f"{name} has no bias now; predictions are the same"
+    same = "; predictions are the same" if held else ""
+    return f"layer {name} has no bias now: build it with bias=False{same}"
+
+
+def _untouched(repair: Repair, finding: Finding) -> bool:
+    layer = next(layer for layer in layers_of_model(repair.model) if layer.name == finding.layer)
+    return not layer.count and layer.has_initial_statistics()

@@ -18,7 +18,7 @@ import math
 from collections.abc import Iterator
 
 from batchnorm.doctor.patient import Patient
-from batchnorm.doctor.rule import consent, found
+from batchnorm.doctor.rule import advice, found
 from batchnorm.records import Finding
 
 EVIDENCE = "O"
@@ -53,6 +53,6 @@ def check(patient: Patient) -> Iterator[Finding]:
             severity,
             None,
             f"Optimizer group {number} decays {count} weights and biases of batch norm by {decay:g}.{words}",
-            consent("put parameters of one dimension into a group with weight_decay=0"),
+            advice("put parameters of one dimension into a group with weight_decay=0"),
             evidence,
         )

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 
 from batchnorm.doctor.distance import apart
 from batchnorm.doctor.patient import Patient
-from batchnorm.doctor.rule import consent, found
+from batchnorm.doctor.rule import advice, found
 from batchnorm.records import Finding
 
 EVIDENCE = "F"
@@ -42,6 +42,6 @@ def check(patient: Patient) -> Iterator[Finding]:
                 f"Called {len(calls)} times in a forward with inputs whose means are {far.means:.2g} "
                 f"standard deviations apart and variances a factor {far.spreads:.2g}: one running average "
                 "fits none.",
-                consent("one batch norm for each place it is called at"),
+                advice("one batch norm for each place it is called at"),
                 {"calls": float(len(calls)), "means_apart": far.means, "variance_factor": far.spreads},
             )

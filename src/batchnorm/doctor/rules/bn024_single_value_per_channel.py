@@ -27,12 +27,12 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from batchnorm.doctor.patient import Patient
-from batchnorm.doctor.rule import advice, consent, found
+from batchnorm.doctor.rule import advice, found
 from batchnorm.records import Finding
 
 EVIDENCE = "O"
 
-TAIL = consent("drop_last=True in the training loader, or a batch sampler that merges the tail")
+TAIL = advice("drop_last=True in the training loader, or a batch sampler that merges the tail")
 EVERY = advice(
     "another batch size: drop_last=True helps nothing where every batch is at fault; where one sample is all "
     "there is, another layer in its place, or prediction mode"
@@ -138,6 +138,6 @@ def _groups(patient: Patient) -> Iterator[Finding]:
                 name,
                 f"GroupNorm has one value per group for an input of shape {shape}: its output is its bias, "
                 "whatever the input.",
-                consent(f"GroupNorm(num_groups=1, num_channels={groups[name].num_channels})"),
+                advice(f"GroupNorm(num_groups=1, num_channels={groups[name].num_channels})"),
                 {"shape": str(shape)},
             )

@@ -29,7 +29,7 @@ from collections.abc import Iterator, Mapping
 from batchnorm.doctor.gap import independence_by_chance, independence_of
 from batchnorm.doctor.passes import Pass, Series
 from batchnorm.doctor.patient import Patient
-from batchnorm.doctor.rule import consent, found
+from batchnorm.doctor.rule import advice, found
 from batchnorm.doctor.step import scores_in
 from batchnorm.records import Finding
 
@@ -55,14 +55,15 @@ def check(patient: Patient) -> Iterator[Finding]:
     if series is None or _excess(series) <= 1:
         return
     ratio = independence_of(series)
+    at = first if first == INPUT else f"layer {first}" if first else "the layer"
     yield found(
         "error" if ratio > ERROR_R else "warn",
         None,
         f"The means of batches differ {ratio:.0f} times as much as those of shuffled samples would "
-        f"(variance, at {first or 'the layer'}): what is in one batch is alike. Training erases that, "
+        f"(variance, at {at}): what is in one batch is alike. Training erases that, "
         "prediction does not.",
-        consent("shuffle the training data (DataLoader(shuffle=True)), then recalibrate"),
-        {"independence": ratio, "at": first},
+        advice("shuffle the training data (DataLoader(shuffle=True)), then recalibrate"),
+        {"independence": ratio, "at": at},
     )
 
 

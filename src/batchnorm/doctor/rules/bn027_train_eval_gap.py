@@ -18,7 +18,7 @@ Reports: TE-01, TE-02, TE-08, FR-07, EM-11; trap VA-02.
 from collections.abc import Iterator
 
 from batchnorm.doctor.gap import HARMFUL
-from batchnorm.doctor.judge import gravity
+from batchnorm.doctor.judge import covers, gravity
 from batchnorm.doctor.mend import RECALIBRATE, Repair
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import consent, found
@@ -52,6 +52,17 @@ def check(patient: Patient) -> Iterator[Finding]:
                     "excess": patient.excess,
                 },
             )
+
+
+def explained(patient: Patient, finding: Finding, cause: Finding) -> bool:
+    """By dropout, if the statistics fit prediction's input; by initial values, if they fit without them."""
+    assert finding.layer is not None
+    if cause.code == "BN012" and patient.by_name[finding.layer].momentum != 0:
+        return covers(cause, gravity(patient, patient.grown_gaps[finding.layer]))
+    if cause.code == "BN021":
+        gap = patient.prediction_gaps.get(finding.layer)
+        return gap is not None and covers(cause, gravity(patient, gap))
+    return True
 
 
 def mend(repair: Repair, finding: Finding) -> str:

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from batchnorm.doctor.batch import head_of, with_head
 from batchnorm.doctor.guard import Loan
 from batchnorm.doctor.patient import Patient
-from batchnorm.doctor.rule import consent, found
+from batchnorm.doctor.rule import advice, found
 from batchnorm.doctor.step import scores_in
 from batchnorm.records import Finding
 
@@ -55,7 +55,7 @@ def check(patient: Patient) -> Iterator[Finding]:
         None,
         f"Twice the padding changes valid outputs by up to {changed:.2g} of the largest: padded positions "
         f"enter the statistics.{also if reach > TOLERANCE else ''}",
-        consent("mask them: layer(x, mask=mask) takes the moments of valid positions"),
+        advice("mask them: layer(x, mask=mask) takes the moments of valid positions"),
         {"changed": changed, "changed_in_prediction": reach},
     )
 

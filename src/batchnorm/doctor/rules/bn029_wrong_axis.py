@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from batchnorm.doctor.graph import Graph
 from batchnorm.doctor.patient import Patient
-from batchnorm.doctor.rule import advice, consent, found
+from batchnorm.doctor.rule import advice, found
 from batchnorm.records import Finding
 
 EVIDENCE = "F"
@@ -68,7 +68,7 @@ def check(patient: Patient) -> Iterator[Finding]:
                 name,
                 f"Its input of shape {tuple(input.shape)} has features on the last axis: slices there "
                 f"explain {last:.1%} of the variance, along the second, which is normalized, {second:.1%}.",
-                consent(TURN if same else f"a layer of {input.shape[2]} features, called as {TURN}"),
+                advice(TURN if same else f"a layer of {input.shape[2]} features, called as {TURN}"),
                 {"second_axis": second, "last_axis": last},
             )
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from batchnorm.doctor.layer import Layer, plain
 from batchnorm.doctor.passes import Pass
 from batchnorm.doctor.patient import Patient
-from batchnorm.doctor.rule import consent, found
+from batchnorm.doctor.rule import advice, found
 from batchnorm.records import Finding
 
 EVIDENCE = "F"
@@ -54,7 +54,7 @@ def check(patient: Patient) -> Iterator[Finding]:
         layer.name,
         f"On the target data its input is off by {mean:.2g} standard deviations, its variance by a factor "
         f"{spread:.2g}; on the training data by neither. {first}It matters only if the score falls.",
-        consent("compare the preprocessing; then adapt: batchnorm.recalibrate(model, target_loader)"),
+        advice("compare the preprocessing; then adapt: batchnorm.recalibrate(model, target_loader)"),
         {"mean_shift": mean, "variance_factor": spread},
     )
 

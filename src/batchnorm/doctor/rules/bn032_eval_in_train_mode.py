@@ -25,7 +25,7 @@ from torch import Tensor
 from batchnorm.doctor.batch import rows_of, select
 from batchnorm.doctor.observe import Call, Observer
 from batchnorm.doctor.patient import Patient
-from batchnorm.doctor.rule import found, safe
+from batchnorm.doctor.rule import advice, found
 from batchnorm.doctor.step import scores_in
 from batchnorm.records import Finding
 
@@ -34,7 +34,7 @@ RANK = 0
 EXPLAINED_BY = ("BN014", "BN019")
 
 TOLERANCE = 1e-5  # of the outputs' largest value, for float32
-EVAL = safe("model.eval() before evaluation, model.train() after it")
+EVAL = advice("model.eval() before evaluation, model.train() after it")
 
 
 def check(patient: Patient) -> Iterator[Finding]:

@@ -1,17 +1,20 @@
 """Batch norm runs inside a transformation that cannot update its statistics.
 
-``vmap``, ``grad`` and ``jacrev`` cannot change a buffer in place; statistics made in ``inference_mode``
-cannot be updated by a training; ``momentum=None`` reads the counter as a number, which a full-graph
-compile refuses.
+``vmap`` over inputs cannot update one buffer with all of them. With torch's layers ``grad`` and ``jacrev``
+cannot change a buffer that the function did not get as an argument, and ``momentum=None`` reads the counter
+as a number, which a full-graph compile refuses; this package's layers do both. Statistics made in
+``inference_mode`` cannot be updated by a training.
 
-Found by: buffers that are inference tensors; layers in training mode with ``transform="vmap"``; momentum None
-with ``transform="fullgraph"``.
+Found by: buffers that are inference tensors; layers in training mode with ``transform="vmap"``, torch's with
+``"grad"``, and torch's with momentum None with ``"fullgraph"``.
 
 Severity: error.
 
-Fix: clone inference tensors; prediction mode inside vmap; a number as momentum.
+Fix: clone inference tensors; prediction mode inside vmap; buffers as an argument (`functional_call`) inside
+grad; a number as momentum; or this package's layers (`batchnorm.convert`).
 
-Mistaken for it: vmap over prediction mode, which is fine.
+Mistaken for it: vmap over prediction mode, or over stacked models with statistics of their own
+(`torch.func.stack_module_state`), which are fine: leave ``transform`` out there.
 
 Reports: TR-01, TR-02, TR-05.
 """
@@ -20,6 +23,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from batchnorm.doctor.layer import Layer, is_ours
 from batchnorm.doctor.mend import Repair
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import advice, found, safe
@@ -40,21 +44,31 @@ def check(patient: Patient) -> Iterator[Finding]:
                 "Made in inference_mode: its statistics cannot be updated in training.",
                 safe("clone its tensors outside inference_mode"),
             )
-        elif patient.settings.transform == "vmap" and updates:
-            yield found(
-                "error",
-                layer.name,
-                "In training mode inside vmap, grad or jacrev: running statistics cannot be updated in place "
-                "there.",
-                advice("eval() inside the transform, or a norm without running statistics"),
-            )
-        elif patient.settings.transform == "fullgraph" and updates and layer.momentum is None:
-            yield found(
-                "error",
-                layer.name,
-                "momentum None reads its counter as a Python number, which a full-graph compile refuses.",
-                advice("momentum=0.1, or compile without fullgraph"),
-            )
+        elif updates and (fault := _fault(patient.settings.transform, layer)):
+            message, cure = fault
+            yield found("error", layer.name, message, advice(cure))
+
+
+def _fault(transform: str | None, layer: Layer) -> tuple[str, str] | None:
+    """What is wrong with training a layer inside a transform, and the way out; None if it works."""
+    if transform == "vmap":
+        return (
+            "In training mode inside vmap: one running mean cannot be updated with every input's.",
+            "eval() inside vmap, or a norm without running statistics; stacked models map their buffers too",
+        )
+    ours = is_ours(layer.module)
+    if transform == "grad" and not ours:
+        return (
+            "In training mode inside grad or jacrev: running statistics that the function does not get as an "
+            "argument cannot be updated there.",
+            "give functional_call the buffers too, eval() inside the transform, or batchnorm.convert(model)",
+        )
+    if transform == "fullgraph" and layer.momentum is None and not ours:
+        return (
+            "momentum None reads its counter as a Python number, which a full-graph compile refuses.",
+            "momentum=0.1, batchnorm.convert(model), or compile without fullgraph",
+        )
+    return None
 
 
 def mend(repair: Repair, finding: Finding) -> str:

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from batchnorm.doctor.distance import apart
 from batchnorm.doctor.judge import INFO_RATIO
 from batchnorm.doctor.patient import Patient
-from batchnorm.doctor.rule import consent, found
+from batchnorm.doctor.rule import advice, found
 from batchnorm.records import Finding
 
 EVIDENCE = "F"
@@ -45,6 +45,6 @@ def check(patient: Patient) -> Iterator[Finding]:
             name,
             f"{len(firsts)} forwards of a step give it inputs whose means are {far.means:.2g} standard "
             f"deviations apart and variances a factor {far.spreads:.2g}: its running statistics mix them.",
-            consent("statistics of their own for each kind, or one forward of all kinds together"),
+            advice("statistics of their own for each kind, or one forward of all kinds together"),
             {"means_apart": far.means, "variance_factor": far.spreads},
         )

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from batchnorm.doctor.batch import head_of, with_head
 from batchnorm.doctor.patient import Patient
-from batchnorm.doctor.rule import consent, found
+from batchnorm.doctor.rule import advice, found
 from batchnorm.doctor.step import scores_in
 from batchnorm.records import Finding
 
@@ -50,7 +50,7 @@ def check(patient: Patient) -> Iterator[Finding]:
         coupling[0].name,
         f"{len(coupling)} layers normalize with the batch, so samples see each other: {WORDS[why]}."
         + ("" if share is None else f" {share:.0%} of what a sample's output depends on is other samples."),
-        consent("group, instance or layer norm, with two values per group at least"),
+        advice("group, instance or layer norm, with two values per group at least"),
         {"layers": float(len(coupling)), **({} if share is None else {"others": share})},
     )
 

@@ -16,7 +16,7 @@ Reports: FR-10, SY-13, DD-06, AP-05.
 from collections.abc import Iterator
 
 from batchnorm.doctor.patient import Patient
-from batchnorm.doctor.rule import consent, found
+from batchnorm.doctor.rule import advice, found
 from batchnorm.records import Finding
 
 EVIDENCE = "F"
@@ -41,6 +41,6 @@ def check(patient: Patient) -> Iterator[Finding]:
             least,
             f"Each of {settings.ranks * settings.replicas} devices normalizes with {worth[least]:.2g} "
             "independent values per channel; all together have more.",
-            consent("batchnorm.convert(model, stats=Synced()): one collective per layer and direction"),
+            advice("batchnorm.convert(model, stats=Synced()): one collective per layer and direction"),
             {"values": worth[least], "devices": float(settings.ranks * settings.replicas)},
         )

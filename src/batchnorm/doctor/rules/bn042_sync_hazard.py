@@ -20,7 +20,7 @@ from torch import nn
 
 from batchnorm.doctor.layer import Layer, TorchBatchNorm
 from batchnorm.doctor.patient import Patient
-from batchnorm.doctor.rule import consent, found
+from batchnorm.doctor.rule import advice, found
 from batchnorm.records import Finding
 
 EVIDENCE = "S"
@@ -38,7 +38,7 @@ def check(patient: Patient) -> Iterator[Finding]:
                 "error",
                 layer.name,
                 why,
-                consent("one process per device, and batchnorm.convert(model, stats=Synced())"),
+                advice("one process per device, and batchnorm.convert(model, stats=Synced())"),
             )
 
 

@@ -25,13 +25,13 @@ from torch import distributed, nn
 from batchnorm.doctor.broadcast import broadcast, broadcasting
 from batchnorm.doctor.layer import layers_of_model, plain
 from batchnorm.doctor.patient import Patient
-from batchnorm.doctor.rule import consent, found
+from batchnorm.doctor.rule import advice, found
 from batchnorm.records import Finding
 
 EVIDENCE = "S"
 
 NORMAL = 0.5  # standard deviations
-FIX = consent("batchnorm.convert(model, stats=Synced()), or pool the statistics before saving")
+FIX = advice("batchnorm.convert(model, stats=Synced()), or pool the statistics before saving")
 
 
 def check(patient: Patient) -> Iterator[Finding]:

@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from batchnorm.doctor.broadcast import broadcast, broadcasting
 from batchnorm.doctor.observe import Call
 from batchnorm.doctor.patient import Patient
-from batchnorm.doctor.rule import consent, found
+from batchnorm.doctor.rule import advice, found
 from batchnorm.records import Finding
 
 EVIDENCE = "F"
@@ -47,7 +47,7 @@ def check(patient: Patient) -> Iterator[Finding]:
                 if counts
                 else "with this version of torch autograd does not notice, with others the backward fails."
             ),
-            consent("one forward of all batches together, or broadcast_buffers=False and pooled statistics"),
+            advice("one forward of all batches together, or broadcast_buffers=False and pooled statistics"),
             {"forwards": float(forwards)},
         )
 

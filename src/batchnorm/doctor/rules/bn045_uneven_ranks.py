@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from torch import distributed
 
 from batchnorm.doctor.patient import Patient
-from batchnorm.doctor.rule import consent, found
+from batchnorm.doctor.rule import advice, found
 from batchnorm.records import Finding
 
 EVIDENCE = "W"
@@ -43,7 +43,7 @@ def check(patient: Patient) -> Iterator[Finding]:
                 name,
                 f"The ranks have {min(counts)} to {max(counts)} values per channel"
                 + (": a layer of unknown class may weigh them alike." if foreign else "."),
-                consent("count-weighted statistics: batchnorm.convert(model, stats=Synced())"),
+                advice("count-weighted statistics: batchnorm.convert(model, stats=Synced())"),
                 {"least": float(min(counts)), "most": float(max(counts))},
             )
             return

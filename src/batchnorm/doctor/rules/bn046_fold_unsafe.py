@@ -5,7 +5,8 @@ uses the convolution, and if statistics are fixed.
 
 Found by, with ``goal="fold"``: the traced graph. A convolution that is called twice or has another user,
 a pair called twice, a live addition in between, a layer in training mode or without statistics, a transposed
-convolution, grouped or not, a layer of unknown class, a layer before a zero-padded convolution.
+convolution, grouped or not, a layer of unknown class, a layer before a zero-padded convolution. And code that
+cannot be traced, if it holds a batch norm, or a convolution beside one; any other may be what it likes.
 
 Severity: error.
 
@@ -26,7 +27,7 @@ from torch import nn
 from batchnorm.doctor.graph import Graph, Site
 from batchnorm.doctor.layer import Layer
 from batchnorm.doctor.patient import Patient
-from batchnorm.doctor.rule import advice, found, safe
+from batchnorm.doctor.rule import advice, found
 from batchnorm.records import Finding
 
 EVIDENCE = "S"
@@ -34,7 +35,7 @@ EVIDENCE = "S"
 Conv = nn.modules.conv._ConvNd
 Transposed = nn.modules.conv._ConvTransposeNd
 ADDITIONS = (operator.add, operator.iadd, torch.add)
-LEAVE = safe("leave it unfolded, or fold with batchnorm.fold, which folds only what is exact")
+LEAVE = advice("leave it unfolded, or fold with batchnorm.fold, which folds only what is exact")
 
 
 def check(patient: Patient) -> Iterator[Finding]:
@@ -45,9 +46,9 @@ def check(patient: Patient) -> Iterator[Finding]:
         if why := _itself(layer):
             yield found("error", layer.name, f"Not to be folded: {why}.", LEAVE)
     graph = patient.graph
-    untraced = {"": ""} if graph is None else graph.untraced
-    if untraced:
-        modules = ", ".join(name or type(patient.model).__name__ for name in untraced)
+    untraced = ("",) if graph is None else graph.opaque
+    if untraced and patient.layers:
+        modules = ", ".join(f"module {name}" if name else type(patient.model).__name__ for name in untraced)
         yield found(
             "error",
             None,
@@ -58,9 +59,9 @@ def check(patient: Patient) -> Iterator[Finding]:
     if graph is None:
         return
     # A layer that is called twice has one finding.
-    for site in {site.layer: site for site in reversed(graph.sites)}.values():
-        if why := _place(graph, site):
-            yield found("error", site.layer, f"Not to be folded as a plain pair: {why}.", LEAVE)
+    unsafe = ((site, why) for site in (*graph.sites, *graph.forks) if (why := _place(graph, site)))
+    for site, why in {site.layer: (site, why) for site, why in reversed(list(unsafe))}.values():
+        yield found("error", site.layer, f"Not to be folded as a plain pair: {why}.", LEAVE)
 
 
 def _itself(layer: Layer) -> str:
@@ -75,9 +76,9 @@ def _place(graph: Graph, site: Site) -> str:
     producer = graph.producer(site.node)
     module = graph.module(producer)
     if isinstance(module, Conv | nn.Linear) and producer is not None:
-        name = graph.name(producer)
+        name = f"layer {graph.name(producer)}"
         if graph.calls(site.node) > 1:
-            return f"{site.layer} is called {graph.calls(site.node)} times"
+            return f"it is called {graph.calls(site.node)} times"
         if graph.calls(producer) > 1:
             return f"{name} is called {graph.calls(producer)} times"
         if len(producer.users) > 1:
@@ -96,5 +97,5 @@ def _place(graph: Graph, site: Site) -> str:
         if isinstance(after, Conv) and not isinstance(after, Transposed) and after.padding_mode == "zeros":
             padded = after.padding == "same" or any(isinstance(p, int) and p for p in after.padding)
             if padded:
-                return f"{graph.name(user)} after it pads with zeros, which are not zeros before it"
+                return f"layer {graph.name(user)} after it pads with zeros, which are not zeros before it"
     return ""

@@ -21,13 +21,13 @@ import torch
 from torch import nn
 
 from batchnorm.doctor.patient import Patient
-from batchnorm.doctor.rule import found, safe
+from batchnorm.doctor.rule import advice, found
 from batchnorm.records import Finding
 
 EVIDENCE = "S"
 
 GAIN = 100.0
-EXACT = safe("batchnorm.fold computes in float64 and casts last; compare outputs with float64")
+EXACT = advice("batchnorm.fold computes in float64 and casts last; compare outputs with float64")
 
 
 def check(patient: Patient) -> Iterator[Finding]:
@@ -74,5 +74,5 @@ def _axes(patient: Patient) -> Iterator[Finding]:
                 site.layer,
                 "A linear layer followed by batch norm on (N, L, C): the first acts on the last axis, the "
                 "second on axis 1, so folding is wrong, in silence where both have one size.",
-                safe("leave it unfolded"),
+                advice("leave it unfolded"),
             )

@@ -25,13 +25,13 @@ from torch import nn
 
 from batchnorm.doctor.layer import Layer
 from batchnorm.doctor.patient import Patient
-from batchnorm.doctor.rule import advice, found, safe
+from batchnorm.doctor.rule import advice, found
 from batchnorm.records import Finding
 
 EVIDENCE = "C"
 
 FUSE = advice("fuse it with the convolution before it, or put it into prediction mode late in training")
-AGAIN = safe("model.eval(), export again, compare the outputs of model and export on real data")
+AGAIN = advice("model.eval(), export again, compare the outputs of model and export on real data")
 
 
 def check(patient: Patient) -> Iterator[Finding]:

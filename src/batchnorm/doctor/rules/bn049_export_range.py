@@ -20,7 +20,7 @@ import torch
 
 from batchnorm.doctor.layer import plain
 from batchnorm.doctor.patient import Patient
-from batchnorm.doctor.rule import found, safe
+from batchnorm.doctor.rule import advice, found
 from batchnorm.records import Finding
 
 EVIDENCE = "C"
@@ -48,7 +48,7 @@ def check(patient: Patient) -> Iterator[Finding]:
                 "error",
                 layer.name,
                 f"In half precision its {', its '.join(true)}.",
-                safe(
+                advice(
                     "export scale = weight / sqrt(var + eps) and shift = bias - mean * scale, made in float32"
                 ),
                 {"largest_var": float(var.max()), "smallest_var": float(var.min())},

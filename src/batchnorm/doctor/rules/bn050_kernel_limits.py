@@ -24,14 +24,14 @@ from torch import Tensor
 
 from batchnorm.doctor.layer import Layer
 from batchnorm.doctor.patient import Patient
-from batchnorm.doctor.rule import found, safe
+from batchnorm.doctor.rule import advice, found
 from batchnorm.records import Finding
 
 EVIDENCE = "F"
 
 ROUNDINGS = 8
 VALUES = 2**18  # compared at both ends of the batch, where faults of long batches show; a row at least
-FIX = safe("batchnorm.convert(model): layers with kernels of our own, on any device")
+FIX = advice("batchnorm.convert(model): layers with kernels of our own, on any device")
 
 
 def check(patient: Patient) -> Iterator[Finding]:
