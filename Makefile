@@ -57,7 +57,7 @@ gpu: check
 
 # The table of docs/kernels.md, in some minutes on a quiet machine.
 bench: .venv/kernels.stamp
-	$(BIN)/batchnorm bench --peers torch,inplace,copy
+	$(BIN)/batchnorm bench --peers torch,inplace,copy --pairs 9
 
 # What the doctor says about the situations of public reports, and how often it is right.
 doctor-score: check

@@ -70,6 +70,22 @@ def test_links_to_files_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
+def test_nobody_leaves_out_the_zero_of_a_claim():
+    sources = [
+        path for part in ("study", "report", "cli") for path in (ROOT / "src/batchnorm" / part).glob("*.py")
+    ]
+    assert not [path.name for path in (*PAGES, *sources) if re.search(r"\bC[1-9]\b", path.read_text())]
+
+
+def test_every_environment_variable_that_is_read_has_its_place_on_the_page():
+    sources = [path for kind in ("py", "cpp", "h") for path in (ROOT / "src").rglob(f"*.{kind}")]
+    read = r'(?:environ(?:\.get\(|\[)|getenv\()\s*"(\w+)"'
+    names = {name for path in sources for name in re.findall(read, path.read_text())}
+    page = (ROOT / "docs" / "environment.md").read_text()
+    assert names <= set(re.findall(r"`(\w+)`", page))
+    assert set(re.findall(r"BATCHNORM_\w+", page)) == {name for name in names if name[:10] == "BATCHNORM_"}
+
+
 def script(path):
     """A script as a module."""
     spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)

@@ -29,7 +29,7 @@ def _row(record: VerdictRecord) -> str:
 
 
 def headline(studies: Path) -> str:
-    """What C6 found on the textbook's unstable test accuracy, as a Markdown list."""
+    """What C06 found on the textbook's unstable test accuracy, as a Markdown list."""
     (prediction,) = (record for record in read_verdicts(studies) if record.study == "c06")
     return "\n".join(f"- {note}" for note in prediction.notes)
 

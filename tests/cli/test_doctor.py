@@ -40,6 +40,12 @@ def sick():
 def optimizer(model):
     return torch.optim.SGD(model.parameters(), 0.1, weight_decay=1e-4)
 
+def biased():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    torch.save(model.state_dict(), "biased.pt")
+    return model
+
 def plain(): return nn.Linear(4, 2)
 def number(): return 3
 def needy(width): return nn.Linear(width, 2)
@@ -244,7 +250,16 @@ def test_sarif_has_the_parts_that_readers_need(shop):
         (["shop.py:sick", "--rules", "BN999"], "rules expected codes as BN001, got 'BN999'"),
         (["shop.py:sick", "--fail-on", "all"], "fail-on expected one of error, warn, info, got 'all'"),
         (["linear.pt", "--fix", "-o", "new.pt"], "package.module:factory --weights linear.pt"),
-        (["shop.py:sick", "--fix"], "out expected a new file for the mended copy, got None"),
+        (["shop.py:sick", "--fix"], "out expected a new file for the mended copy, got none"),
+        (["shop.py:sick", "-o", "new.pt"], "out expected --fix, which makes what is written, got none"),
+        (
+            ["shop.py:sick", "--fix", "-o", "linear.pt"],
+            "out expected a new file for the mended copy, got lin",
+        ),
+        (
+            ["norm.pt", "--data", "shop.py:data"],
+            "data expected a model to run them on, got a checkpoint alone",
+        ),
         (["shop.py:sick", "--fix", "-o", "a.safetensors"], "out expected to end in .pt, got a.safetensors"),
         (
             ["shop.py:sick", "--data", "shop.py:nothing"],
@@ -266,6 +281,7 @@ def test_misuse_is_one_line_and_exit_code_2(shop, arguments, words, monkeypatch,
         (shop / f"text.{suffix}").write_text("no checkpoint")
     torch.save({"model": nn.Linear(2, 2)}, shop / "code.pt")
     torch.save(nn.Sequential(nn.Linear(2, 2)).state_dict(), shop / "linear.pt")
+    torch.save(nn.BatchNorm1d(2).state_dict(), shop / "norm.pt")
     with warnings.catch_warnings(action="ignore"):
         torch.jit.script(nn.Linear(2, 2)).save(shop / "script.pt")
     monkeypatch.setattr("sys.argv", ["batchnorm", "doctor", *arguments])
@@ -281,7 +297,47 @@ def test_misuse_is_one_line_and_exit_code_2(shop, arguments, words, monkeypatch,
 def test_explain_prints_the_page_of_a_rule_or_the_list():
     page = CliRunner().invoke(app.app, ["explain", "bn013"])
     assert page.output.startswith("# BN013 eps-mismatch\n")
-    assert "| [BN013](BN013.md) | eps-mismatch |" in CliRunner().invoke(app.app, ["explain"]).output
+    rows = CliRunner().invoke(app.app, ["explain"], env={"COLUMNS": "200"}).output.splitlines()
+    assert rows[0].split() == ["code", "name", "what", "is", "wrong"]
+    assert rows[13].startswith("BN013  eps-mismatch  ")
+    assert len(rows) == 1 + 50
+    assert not any(mark in row for row in rows for mark in ("|", ".md", ".py"))
+
+
+@pytest.mark.parametrize("code", ["BN999", "bn13"])
+def test_explain_of_no_rule_is_misuse_of_explain(code):
+    result = CliRunner().invoke(app.app, ["explain", code])
+    assert str(result.exception) == f"explain: code expected one of the rules, as BN013, got {code!r}"
+
+
+def test_a_mended_copy_with_other_tensors_says_so_when_it_is_written_and_when_it_is_read(shop):
+    arguments = ["shop.py:biased", "--data", "shop.py:data", "--rules", "BN016"]
+    mended = run(*arguments, "--fix", "--consent", "BN016", "-o", "mended.pt")
+    assert "BN016 1: layer 0 has no bias now: build it with bias=False" in mended.output
+    last = mended.output.splitlines()[-1]
+    assert last == "Written to mended.pt, without 0.bias: load it into a model that is built so"
+    read = run("shop.py:biased", "--weights", "mended.pt")
+    assert read.stderr == (
+        "! doctor: weights expected the names of this model, got mended.pt without 0.bias; what it lacks "
+        "is as the factory made it\n"
+    )
+    more = run("shop.py:healthy", "--weights", "biased.pt")
+    assert more.stderr.endswith("got biased.pt with 0.bias\n")
+    assert run("shop.py:healthy", "--weights", "mended.pt").stderr == ""
+
+
+def test_reports_are_written_over_what_was_there(shop):
+    for name, option in (("out.sarif", "--sarif"), ("out.html", "--html")):
+        (shop / name).write_text("old")
+        run("shop.py:sick", option, name)
+        assert "BN001" in (shop / name).read_text()
+
+
+def test_help_says_what_is_written_over_and_from_which_severity_it_fails():
+    words = " ".join(run("--help").output.split())
+    assert "Severity from which the exit code is 1: error, warn or info." in words
+    assert "New file for the mended copy's state dict, .pt; a fix may drop or add tensors." in words
+    assert words.count("over the file if it exists") == 2
 
 
 def test_html_is_one_page_without_scripts_or_addresses(shop):

@@ -31,16 +31,18 @@ def test_a_run_ends_with_the_textbooks_table(tmp_path):
     for word in ("loss", "train acc", "test acc", "examples/sec"):
         assert word in lines[0]
     assert [line.split()[0] for line in lines[1:5]] == ["none", "batch", "batch", "batch"]
-    assert "gamma [" in result.stdout
-    assert "beta  [" in result.stdout
+    assert "batch norm1 gamma [" in result.stdout
+    assert "batch norm1 beta  [" in result.stdout
     assert lines[-1].startswith("report  runs/")
     assert (tmp_path / lines[-1].split(maxsplit=1)[1]).is_file()
     assert result.stderr == ""
 
 
 def test_several_seeds_give_mean_and_deviation(tmp_path):
-    result = run(*SMALL, "--seeds", "0-1", "--arms", "batch", cwd=tmp_path)
+    result = run(*SMALL, "--seeds", "1,0", "--arms", "batch", cwd=tmp_path)
     assert " ± " in result.stdout
+    assert "batch seed 1 norm1 gamma [" in result.stdout
+    assert "batch seed 1 norm1 beta  [" in result.stdout
 
 
 def test_json_is_the_summary_and_nothing_else(tmp_path):
@@ -57,6 +59,28 @@ def test_resume_finds_the_last_run_with_the_same_settings(tmp_path):
     other = run(*SMALL, "--lr", "0.5", "--resume", cwd=tmp_path)
     assert other.returncode == 2
     assert "resume expected a run with these settings under runs, got none" in other.stderr
+
+
+def test_resume_begins_a_run_that_was_killed_before_its_first_record(tmp_path):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "run.lock").write_text("12345")
+    result = run(*SMALL, "--arms", "none", "--resume", "--out", "here", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "here" / "summary.json").is_file()
+
+
+def test_resume_begins_nothing_in_a_directory_of_something_else(tmp_path):
+    (tmp_path / "runs" / "older").mkdir(parents=True)
+    result = run(*SMALL, "--resume", "--out", "runs", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr == "batchnorm: error: train: resume expected a run in runs, got none\n"
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["older"]
+
+
+def test_help_writes_every_kind_of_value_alike():
+    shown = run("train", "--help").stdout
+    assert "--out <path>" in shown
+    assert "PATH" not in shown
 
 
 def test_a_path_is_printed_as_it_stands(tmp_path):
@@ -106,7 +130,8 @@ def test_a_terminal_sees_progress(tmp_path):
         (["--lr", "0"], "train: lr expected a finite number > 0, got 0.0"),
         (["--lr", "fast"], "Invalid value for '--lr'"),
         (["--seeds", "a"], "train: seeds expected numbers as 0,1 or 0-5, got 'a'"),
-        (["--seeds", "5-1"], "train: seeds expected integers >= 0, got none"),
+        (["--seeds", ","], "train: seeds expected integers >= 0, got none"),
+        (["--seeds", "0,5-1"], "train: seeds expected the smaller number first, as 1-5, got '5-1'"),
         (["--backend", "warp"], "train: backend expected one of auto, eager, native, torch, got warp"),
         (["--batch-size", "70000"], "train: batch_size expected at most the 512 training images"),
         (["--batch-size", "1"], "train: batch_size expected at least 2 images per micro-batch"),
@@ -117,6 +142,7 @@ def test_a_terminal_sees_progress(tmp_path):
         (["--seeds", "0-9999999999"], "train: seeds expected at most 1000 numbers in a range, got '0-99"),
         (["--stats", "ghost:1e9"], "Ghost: size expected "),
         (["--out", ""], "train: out expected a directory, got an empty name"),
+        (["--resume", "--out", "nowhere"], "train: resume expected a run in nowhere, got none"),
         (["--device", "cuda"], "train: device expected one that is here, got 'cuda'"),
         (
             ["--out", "/proc/nowhere"],

@@ -224,7 +224,7 @@ def test_without_pooch_the_notice_names_the_extra(monkeypatch: pytest.MonkeyPatc
     assert data.source == "embedded-sample"
     (notice,) = notices
     assert isinstance(notice, SampleWarning)
-    assert str(notice).endswith("and downloads need the extra batchnorm[train].")
+    assert str(notice).endswith("and downloads need pip install 'batchnorm[train]'.")
 
 
 # The cache's place

@@ -9,7 +9,7 @@ from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jacrev, jvp, linearize, stack_module_state, vmap
 
 import batchnorm as bn
-from tests.conformance.comparison import NATIVE, each_of_ours
+from tests.conformance.comparison import NATIVE, each_backend, each_of_ours
 from tests.conformance.test_autograd import jvp_warns
 from tests.nn.test_statistics import KINDS, S, arguments_for
 
@@ -43,6 +43,17 @@ def test_jacrev_in_training_moves_the_statistics_once(stats, mask):
     torch.testing.assert_close(jacobian, expected, rtol=1e-9, atol=1e-9)
     twin(x, **given)
     torch.testing.assert_close(layer.state_dict(), twin.state_dict(), rtol=1e-9, atol=1e-9)
+
+
+@each_backend
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_every_backend_moves_its_statistics_outside_of_a_gradient(momentum, backend):
+    layer = bn.BatchNorm1d(3, momentum=momentum, activation="relu", backend=backend, dtype=torch.float64)
+    twin, x = copy.deepcopy(layer), batch()
+    found = grad(lambda x: layer(x).pow(3).sum())(x)
+    (expected,) = torch.autograd.grad(twin(x.requires_grad_()).pow(3).sum(), x)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(layer.state_dict(), twin.state_dict())
 
 
 @jvp_warns

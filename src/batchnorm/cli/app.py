@@ -1,6 +1,7 @@
 """The program ``batchnorm``: its commands, and what an error looks like.
 
-Exit codes: 0 clean, 1 findings, 2 misuse or unreadable input, 3 a fault of ours, 130 interrupted.
+Exit codes: 0 clean, 1 findings, 2 misuse, unreadable input or an optional package that is absent, 3 a fault
+of ours, 130 interrupted. docs/environment.md says more.
 """
 
 import io
@@ -12,6 +13,7 @@ import typer
 
 import batchnorm
 from batchnorm.cli import bench, doctor, explain, export, fold, recalibrate, report, study, train
+from batchnorm.records import NotInstalledError
 
 __all__ = ["app", "main"]
 
@@ -73,7 +75,7 @@ def main() -> NoReturn:
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         _fail(f"{error.strerror or error}{where}", 2)
-    except (ValueError, RuntimeError, FloatingPointError) as error:
+    except (ValueError, RuntimeError, FloatingPointError, NotInstalledError) as error:
         _fail(str(error), 2)
     except Exception as error:
         _fail(f"{type(error).__name__}: {error} (a fault of ours; BATCHNORM_DEBUG=1 shows where)", 3)

@@ -39,7 +39,7 @@ def command(
         str, Setting(help="quick (the embedded sample) or full (all of Fashion-MNIST).")
     ] = "quick",
     seeds: Annotated[
-        int | None, Setting(help="How many; 3 if quick, 5 if full, where C6 takes 10 at least.")
+        int | None, Setting(help="How many; 3 if quick, 5 if full, where C06 takes 10 at least.")
     ] = None,
     jobs: Annotated[int | None, Setting(help="Trials at a time; the number of cores if not given.")] = None,
     executor: Annotated[str, Setting(help="local, dask or ray.")] = "local",
@@ -75,7 +75,7 @@ def command(
         raise ValueError(f"study: seeds expected an integer >= 1, got {count}")
     studies = choose_studies(names or ["all"])
     at_a_time = jobs if jobs is not None else os.cpu_count() or 1
-    check_workers(at_a_time, executor)
+    check_workers(at_a_time, executor, dry=dry_run)
     with contextlib.nullcontext() if dry_run else only_writer(out):
         plan = Plan("quick" if profile == "quick" else "full", tuple(range(count)), _data(profile))
         works = prepare(studies, plan, out, dry=dry_run)

@@ -63,7 +63,7 @@ def _characters(texts: Iterable[str]) -> list[str]:
 
 
 def show(console: Console, run: RunRecord, directory: Path, page: Path | None) -> None:
-    """Print the table, the first layer's gamma and beta, and where everything is.
+    """Print the table, gamma and beta of the first layer with the first seed, and where everything is.
 
     Args:
         console: Where to print.
@@ -79,10 +79,11 @@ def show(console: Console, run: RunRecord, directory: Path, page: Path | None) -
         rows.append((arm, *(_cell(last, name) for name in _COLUMNS)))
     print_table(console, ("arm", *_COLUMNS.values()), rows)
     for row in _first_layers(run):
+        seed = f" seed {row.seed}" if len(run.seeds(row.arm)) > 1 else ""
         if row.weight is not None:
-            console.print(f"{row.arm} {row.layer} gamma {_vector(row.weight)}")
+            console.print(f"{row.arm}{seed} {row.layer} gamma {_vector(row.weight)}")
         if row.bias is not None:
-            console.print(f"{row.arm} {row.layer} beta  {_vector(row.bias)}")
+            console.print(f"{row.arm}{seed} {row.layer} beta  {_vector(row.bias)}")
     console.print(f"records {directory}", soft_wrap=True)
     if page is not None:
         console.print(f"report  {page}", soft_wrap=True)

@@ -71,10 +71,14 @@ def command(
     data_dir: Annotated[Path | None, Setting(help="Directory with the four Fashion-MNIST files.")] = None,
     out: Annotated[
         str | None,
-        Setting(metavar="PATH", help="New directory of the run; runs/<time>-<model> if not given."),
+        Setting(metavar="<path>", help="New directory of the run; runs/<time>-<model> if not given."),
     ] = None,
     resume: Annotated[
-        bool, Setting("--resume", help="Go on with the run in --out, or with the last one.")
+        bool,
+        Setting(
+            "--resume",
+            help="Go on with the run in --out, or with the newest under runs/ that has the same settings.",
+        ),
     ] = False,
     watch: Annotated[
         bool, Setting("--watch", help="Serve the run's page on 127.0.0.1 and keep it up to date.")
@@ -143,6 +147,10 @@ def _numbers(text: str) -> tuple[int, ...]:
             first, last = int(begin), int(end if dash else begin)
         except ValueError:
             raise ValueError(f"train: seeds expected numbers as 0,1 or 0-5, got {text!r}") from None
+        if last < first:
+            raise ValueError(
+                f"train: seeds expected the smaller number first, as {last}-{first}, got {word!r}"
+            )
         if last - first >= MOST_SEEDS:
             raise ValueError(f"train: seeds expected at most {MOST_SEEDS} numbers in a range, got {text!r}")
         numbers += range(first, last + 1)
@@ -150,10 +158,18 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _directory(out: str | None, config: "TrainConfig", resume: bool) -> Path:
-    """Where the run lives: as asked, or the newest run with these settings, or a new place."""
+    """Where the run lives: as asked, or the newest run with these settings, or a new place.
+
+    Raises:
+        ValueError: If no directory is named where one has to be, or there is nothing to resume.
+    """
+    from batchnorm.train.directory import has_run
+
     if out == "":
         raise ValueError("train: out expected a directory, got an empty name")
     if out is not None:
+        if resume and not has_run(Path(out)):
+            raise ValueError(f"train: resume expected a run in {out}, got none")
         return Path(out)
     if "WORLD_SIZE" in os.environ:
         raise ValueError("train: out expected a directory when started by torchrun, got none")

@@ -112,7 +112,7 @@ def load_fashion_mnist(
         try:
             fetched = fetch(OFFICIAL, mirrors, cache, progress=bars, notify=notify)
         except ImportError:
-            reason = "downloads need the extra batchnorm[train]"
+            reason = "downloads need pip install 'batchnorm[train]'"
         else:
             if fetched is not None:
                 return _assemble(fetched[0], "fashion-mnist", fetched[1])

@@ -7,7 +7,7 @@ from torch import Tensor
 from batchnorm.ops import autograd, eager
 from batchnorm.ops.activations import activate, activation_code
 from batchnorm.ops.arguments import check_arguments, refuse_nonfinite, refuse_one_value
-from batchnorm.ops.backend import is_recorded, resolve_backend
+from batchnorm.ops.backend import is_recorded, is_transformed, resolve_backend
 from batchnorm.ops.pooling import average, check_windows, is_within
 
 __all__ = ["batch_norm"]
@@ -77,6 +77,8 @@ def batch_norm(
     """
     code = activation_code(activation)
     rung = "torch" if is_recorded() else resolve_backend(backend, input)
+    if rung == "torch" and training and is_transformed():
+        rung = "eager"  # torch's kernel moves the running statistics itself, which a transform refuses
     check_arguments(input, running_mean, running_var, weight, bias, residual, training, eps, nonfinite)
     if training and input.numel() == input.shape[1] > 0:
         refuse_one_value(input)

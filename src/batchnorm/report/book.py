@@ -34,7 +34,7 @@ def write_book(verdicts: Sequence[VerdictRecord], directory: Path) -> Path:
         The path of ``index.html``.
 
     Raises:
-        ImportError: If the ``train`` extra is not installed.
+        NotInstalledError: If the ``train`` extra is not installed.
         OSError: As the file system reports it.
     """
     directory.mkdir(parents=True, exist_ok=True)

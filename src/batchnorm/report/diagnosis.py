@@ -29,7 +29,7 @@ def render_diagnosis(target: str, diagnosis: Mapping[str, Any], channels: Sequen
         channels: Running and measured statistics by layer, ``Report.channels``; empty without data.
 
     Raises:
-        ImportError: If there are channels to draw and the ``train`` extra is not installed.
+        NotInstalledError: If there are channels to draw and the ``train`` extra is not installed.
     """
     findings, layers = diagnosis["findings"], diagnosis["layers"]
     worst = sorted(layers, key=lambda layer: -(layer["own"] or 0.0))

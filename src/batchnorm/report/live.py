@@ -35,7 +35,7 @@ class LiveView:
         directory: Of the run; its records are read at each visit.
 
     Raises:
-        ImportError: If the ``train`` extra is not installed.
+        NotInstalledError: If the ``train`` extra is not installed.
         OSError: If there is no port.
 
     References:

@@ -33,7 +33,7 @@ def write_report(run: RunRecord, directory: Path, *, pictures: bool = True) -> P
         The path of ``report.html``.
 
     Raises:
-        ImportError: If the ``train`` extra is not installed.
+        NotInstalledError: If the ``train`` extra is not installed.
         OSError: As the file system reports it.
     """
     html = render_page(run, read_faults(directory))
@@ -52,7 +52,7 @@ def render_page(run: RunRecord, faults: Sequence[FaultRecord] = ()) -> str:
         faults: What the doctor found in it.
 
     Raises:
-        ImportError: If the ``train`` extra is not installed.
+        NotInstalledError: If the ``train`` extra is not installed.
     """
     run = payload.started(run)
     many_seeds = payload.many_seeds(run)

@@ -29,7 +29,7 @@ def write_pictures(run: RunRecord, directory: Path) -> list[Path]:
         The paths written.
 
     Raises:
-        ImportError: If the ``train`` extra is not installed.
+        NotInstalledError: If the ``train`` extra is not installed.
     """
     directory.mkdir(parents=True, exist_ok=True)
     paths = []

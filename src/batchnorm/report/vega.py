@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
+from batchnorm.records import import_optional
+
 __all__ = ["browser_bundle", "for_page", "vl_convert"]
 
 
@@ -12,15 +14,9 @@ def vl_convert() -> ModuleType:
     """The package that renders Vega-Lite without a browser.
 
     Raises:
-        ImportError: If it is not installed, with the extra that brings it.
+        NotInstalledError: If it is absent, with the extra that brings it.
     """
-    try:
-        import vl_convert
-    except ImportError as error:
-        raise ImportError(
-            "write_report: vl_convert expected to be installed, got none; pip install batchnorm[train]"
-        ) from error
-    return vl_convert
+    return import_optional("vl_convert", "report: charts", "batchnorm[train]")
 
 
 @functools.cache

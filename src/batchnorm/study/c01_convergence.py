@@ -1,4 +1,4 @@
-"""C1: batch normalization speeds up convergence."""
+"""C01: batch normalization speeds up convergence."""
 
 import operator
 import statistics

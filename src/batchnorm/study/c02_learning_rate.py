@@ -1,4 +1,4 @@
-"""C2: batch normalization allows larger learning rates."""
+"""C02: batch normalization allows larger learning rates."""
 
 import math
 import operator

@@ -1,4 +1,4 @@
-"""C3: batch normalization makes initialization matter less."""
+"""C03: batch normalization makes initialization matter less."""
 
 import operator
 import statistics

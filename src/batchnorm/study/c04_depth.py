@@ -1,4 +1,4 @@
-"""C4: without batch normalization depth is limited; with it and shortcuts over a hundred layers train."""
+"""C04: without batch normalization depth is limited; with it and shortcuts over a hundred layers train."""
 
 import operator
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""C5: a batch of one teaches nothing; batches must be large enough."""
+"""C05: a batch of one teaches nothing; batches must be large enough."""
 
 import operator
 from typing import Any

@@ -1,4 +1,4 @@
-"""C6: training and prediction differ; prediction uses moving averages."""
+"""C06: training and prediction differ; prediction uses moving averages."""
 
 import operator
 import statistics

@@ -1,4 +1,4 @@
-"""C7: the moving average in the textbook's example, and its lag as a curve."""
+"""C07: the moving average in the textbook's example, and its lag as a curve."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""C8: the noise of batch statistics regularizes."""
+"""C08: the noise of batch statistics regularizes."""
 
 import operator
 from typing import Any

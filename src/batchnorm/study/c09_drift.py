@@ -1,4 +1,4 @@
-"""C9: the inputs of layers drift while a network trains, and batch normalization holds them."""
+"""C09: the inputs of layers drift while a network trains, and batch normalization holds them."""
 
 import operator
 import statistics

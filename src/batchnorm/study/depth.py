@@ -1,4 +1,4 @@
-"""The trial of C4: a plain or residual network of some depth, watched at its first steps, then trained."""
+"""The trial of C04: a plain or residual network of some depth, watched at its first steps, then trained."""
 
 import math
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The trial of C9: what every layer is given, looked at again and again while LeNet trains."""
+"""The trial of C09: what every layer is given, looked at again and again while LeNet trains."""
 
 import itertools
 from collections.abc import Iterable

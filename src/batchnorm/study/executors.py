@@ -5,9 +5,8 @@ import importlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from types import ModuleType
 
-from batchnorm.records import TrialRecord
+from batchnorm.records import TrialRecord, import_optional
 from batchnorm.study.trial import Trial, execute, lost
 
 __all__ = ["EXECUTORS", "Numbered", "check_workers", "run_trials"]
@@ -17,16 +16,35 @@ EXECUTORS = ("local", "dask", "ray")
 AHEAD = 2  # trials handed out for each worker: the one it runs, and the next
 
 
-def check_workers(jobs: int, executor: str) -> None:
+# What each executor imports, and what pip installs for it; joblib first, for Ray's part of it imports that.
+_PACKAGES = {
+    "local": {"joblib": "batchnorm[train]"},
+    "dask": {"joblib": "batchnorm[train]", "distributed": "dask[distributed]"},
+    "ray": {"joblib": "batchnorm[train]", "ray": "ray"},
+}
+
+
+def check_workers(jobs: int, executor: str, *, dry: bool = False) -> None:
     """Refuse what `run_trials` cannot run, before anything is begun.
+
+    Args:
+        jobs: Trials at a time.
+        executor: One of `EXECUTORS`.
+        dry: Nothing will run, so that what runs it may be missing.
 
     Raises:
         ValueError: If an argument is out of range.
+        NotInstalledError: If what it needs is not installed; one job on this machine needs nothing.
     """
     if executor not in EXECUTORS:
         raise ValueError(f"study: executor expected one of {', '.join(EXECUTORS)}, got {executor!r}")
     if jobs < 1:
         raise ValueError(f"study: jobs expected an integer >= 1, got {jobs}")
+    if dry or (executor == "local" and jobs == 1):
+        return
+    asker = "study: jobs above 1" if executor == "local" else f"study: executor {executor}"
+    for module, package in _PACKAGES[executor].items():
+        import_optional(module, asker, package)
 
 
 Numbered = tuple[int, TrialRecord]
@@ -44,7 +62,7 @@ def run_trials(trials: Sequence[Trial], *, jobs: int, executor: str) -> Iterator
         executor: One of `EXECUTORS`.
 
     Raises:
-        ImportError: If what it needs is not installed.
+        ImportError: If what it needs is not installed; `check_workers` tells before.
         ValueError: If a worker's code is another than ours.
     """
     if not trials:
@@ -71,7 +89,7 @@ Cluster = Callable[[list[tuple[int, Trial]]], Iterator[Numbered]]
 
 
 def _parallel(backend: str, jobs: int) -> Cluster:
-    joblib = _import("joblib", "joblib")
+    joblib = importlib.import_module("joblib")
 
     def run(items: list[tuple[int, Trial]]) -> Iterator[Numbered]:
         with joblib.parallel_config(backend=backend, n_jobs=jobs):
@@ -111,8 +129,8 @@ def _local(jobs: int) -> Iterator[Cluster]:
 
 @contextlib.contextmanager
 def _dask(jobs: int) -> Iterator[Cluster]:
-    distributed = _import("distributed", "dask[distributed]")
-    dask = _import("dask", "dask[distributed]")
+    distributed = importlib.import_module("distributed")
+    dask = importlib.import_module("dask")
     address = dask.config.get("scheduler-address", None)
     # a thread a worker: torch's number of threads belongs to the process
     ours = {"n_workers": jobs, "threads_per_worker": 1, "dashboard_address": ":0"}
@@ -122,9 +140,9 @@ def _dask(jobs: int) -> Iterator[Cluster]:
 
 @contextlib.contextmanager
 def _ray(jobs: int) -> Iterator[Cluster]:
-    ray = _import("ray", "ray")
-    joblib = _import("joblib", "joblib")
-    _import("ray.util.joblib", "ray").register_ray()
+    ray = importlib.import_module("ray")
+    joblib = importlib.import_module("joblib")
+    importlib.import_module("ray.util.joblib").register_ray()
     place = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": jobs}
     ray.init(**place, log_to_driver=False, logging_level="error")
 
@@ -147,12 +165,3 @@ _CLUSTERS: dict[str, Callable[[int], contextlib.AbstractContextManager[Cluster]]
     "dask": _dask,
     "ray": _ray,
 }
-
-
-def _import(module: str, package: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"study: executor expected {package} to be installed, got none; pip install {package!r}"
-        ) from error

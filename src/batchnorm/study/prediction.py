@@ -1,4 +1,4 @@
-"""The trial of C6: the textbook's training, tested with every kind of statistics after each epoch."""
+"""The trial of C06: the textbook's training, tested with every kind of statistics after each epoch."""
 
 import copy
 import statistics
@@ -67,7 +67,7 @@ def train_book(
     epochs: int,
     test_images: int,
 ) -> dict[str, Any]:
-    """LeNet with sigmoid and batch normalization, tested after each epoch in every way of C6.
+    """LeNet with sigmoid and batch normalization, tested after each epoch in every way of C06.
 
     Args:
         seed: Of weights and order of batches.

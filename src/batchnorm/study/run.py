@@ -76,7 +76,7 @@ def run_studies(
 
     Raises:
         ValueError: If an argument is out of range.
-        ImportError: If what the executor needs is not installed.
+        NotInstalledError: If what the executor needs is not installed.
     """
     check_workers(jobs, executor)
     verdicts: dict[str, VerdictRecord] = {}

@@ -30,16 +30,22 @@ from batchnorm.train.checkpoint import Progress, load_checkpoint
 from batchnorm.train.config import TrainConfig
 from batchnorm.train.lock import locked
 
-__all__ = ["RunDirectory"]
+__all__ = ["RunDirectory", "has_run"]
 
 CONFIG, ENVIRONMENT, SUMMARY = "config.json", "environment.json", "summary.json"
 METRICS, LAYERS, FAULTS = "metrics.jsonl", "layers.jsonl", "faults.jsonl"
 CHECKPOINT, WEIGHTS = "checkpoint.safetensors", "weights"
+LOCK = "run.lock"
 # Whoever has one of these in a directory would lose it; the last three are not written here.
 NAMES = (
     *(CONFIG, ENVIRONMENT, SUMMARY, METRICS, LAYERS, FAULTS, CHECKPOINT, WEIGHTS),
     *("events", "report.html", "charts"),
 )
+
+
+def has_run(path: Path) -> bool:
+    """Whether a run was begun in a directory: one that was killed at once has left its lock at least."""
+    return any((path / name).is_file() for name in (CONFIG, LOCK))
 
 
 class RunDirectory:
@@ -73,7 +79,7 @@ class RunDirectory:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._expect_room(resume)
-                stack.enter_context(locked(self.path / "run.lock"))
+                stack.enter_context(locked(self.path / LOCK))
             except BlockingIOError as error:
                 raise ValueError(
                     f"train: out expected a directory that no other process writes, got {self.path} "

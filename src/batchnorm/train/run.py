@@ -68,7 +68,8 @@ def train(
         data: The images.
         directory: Where the records go; see `RunDirectory`.
         observer: Told what happens, on rank 0 only.
-        resume: Go on with a run that was stopped; it ends with the numbers it would have had.
+        resume: Go on with a run that was stopped; it ends with the numbers it would have had. Where there is
+            none, one begins.
         watcher: Makes what each model is trained under, as `batchnorm.Watch`; on rank 0 only. It is
             entered for the training of each epoch, and left for what is between.
 
