@@ -18,7 +18,7 @@ def diagnosis(**changes):
         "error",
         "a<b",
         "Mean & <b>variance</b>.",
-        {"count": 0},
+        {"count": 0.0, "bias_of_layer": "0", "gap_ratio": 1.5},
         Fix("safe", "x<y"),
     )
     rows = [
@@ -29,6 +29,7 @@ def diagnosis(**changes):
         "findings": [finding.to_dict()],
         "withdrawn": [{**finding.to_dict(), "code": "BN027"}],
         "skipped": {"BN045": "needs a world"},
+        "unseen": {"head": "its code cannot be traced"},
         "layers": rows,
         "explanation": "It begins <here>.",
         "batches": 20,
@@ -50,6 +51,10 @@ def test_layers_stand_worst_first():
     assert page.count("<svg") == 4
 
 
+def test_counts_have_no_fraction():
+    assert "Evidence: count 0, bias of layer 0, gap ratio 1.5</p>" in render_diagnosis("m", diagnosis(), [])
+
+
 def test_no_text_becomes_markup():
     page = render_diagnosis("<script>", diagnosis(), [])
     for text in ("<script>", "<b>", "x<y", "a<b", "<here>"):
@@ -61,6 +66,7 @@ def test_what_was_taken_back_and_not_checked_is_said():
     page = render_diagnosis("m.py:f", diagnosis(), [])
     assert "Suspicions that were taken back: 1" in page
     assert "BN045: needs a world" in page
+    assert "head: its code cannot be traced" in page
 
 
 def test_a_channel_that_is_not_finite_is_left_out_and_counted():

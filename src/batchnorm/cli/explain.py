@@ -19,7 +19,8 @@ def command(code: Annotated[str | None, typer.Argument(help="As BN013.")] = None
     from batchnorm.doctor.rule import all_rules
 
     if code is None:
-        print_table(make_console(False), ("code", "name", "what is wrong"), summaries(), left=3)
+        rows = [(code, name, what.replace("``", "")) for code, name, what in summaries()]
+        print_table(make_console(False), ("code", "name", "what is wrong"), rows, left=3)
         return
     rule = all_rules().get(code.upper())
     if rule is None:

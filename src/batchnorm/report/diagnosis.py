@@ -57,7 +57,10 @@ def _counts(findings: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _finding(finding: Mapping[str, Any]) -> str:
-    numbers = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in finding["evidence"].items())
+    numbers = ", ".join(
+        f"{key.replace('_', ' ')} {value if isinstance(value, str) else format(value, '.10g')}"
+        for key, value in finding["evidence"].items()
+    )
     where = "the model" if finding["layer"] is None else finding["layer"] or "the layer"
     return (
         f'<article style="--accent: var(--{_COLOURS[finding["severity"]]})">'
@@ -148,7 +151,12 @@ def _agreement(record: LayerRecord, name: str, words: str) -> str:
 def _rest(diagnosis: Mapping[str, Any]) -> str:
     taken_back = [f"{f['code']} {f['layer'] or ''}: {f['message']}" for f in diagnosis["withdrawn"]]
     skipped = [f"{code}: {reason}" for code, reason in diagnosis["skipped"].items()]
-    parts = (("Suspicions that were taken back", taken_back), ("Rules that were not checked", skipped))
+    unseen = [f"{name or 'the model'}: {reason}" for name, reason in diagnosis["unseen"].items()]
+    parts = (
+        ("Suspicions that were taken back", taken_back),
+        ("Rules that were not checked", skipped),
+        ("Modules that were not looked into", unseen),
+    )
     return "".join(
         f"<details><summary>{words}: {len(lines)}</summary>"
         f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul></details>"
