@@ -115,6 +115,25 @@ def test_initial_values_do_not_explain_a_wild_batch():
     assert ("BN003", "error") in graver(diagnose(model, DATA))
 
 
+def test_initial_values_of_two_layers_do_not_explain_a_wild_batch_in_one():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 16, bias=False), nn.BatchNorm1d(16), nn.Tanh())
+    nn.init.normal_(model[1].weight, std=0.02)
+    for row in (1000 * DATA[0], *rows(64, 20, 8)):
+        model(row)
+    found = [(f.code, f.severity, f.layer) for f in diagnose(model, DATA).findings if f.severity != "info"]
+    assert found == [("BN003", "error", "0"), ("BN012", "warn", "0"), ("BN012", "warn", "2")]
+
+
+def test_a_small_weight_is_withdrawn_where_most_of_the_gap_is_not_its_own():
+    model = small(60)
+    model[1].running_mean.add_(15)
+    assert graver(diagnose(model)) == [("BN012", "warn")]
+    report = diagnose(model, DATA)
+    assert graver(report) == [("BN027", "error")]
+    assert "BN012" in [finding.code for finding in report.withdrawn]
+
+
 def test_initial_values_do_not_explain_a_mean_that_is_elsewhere():
     model = small(20)
     model[1].running_mean.add_(10)

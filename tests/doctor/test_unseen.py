@@ -69,6 +69,16 @@ class Forked(nn.Module):
         return y if self.other else self.inner(y) + 1
 
 
+class Single(nn.Sequential):
+    """Cannot be copied."""
+
+    def __deepcopy__(self, memo):
+        raise TypeError("one of a kind")
+
+    def __reduce_ex__(self, protocol):
+        raise TypeError("one of a kind")
+
+
 PAIR = (nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.ReLU())
 
 
@@ -90,13 +100,6 @@ def test_the_whole_model_may_be_it():
 
 
 def test_a_model_that_cannot_be_copied_is_named():
-    class Single(nn.Sequential):
-        def __deepcopy__(self, memo):
-            raise TypeError("one of a kind")
-
-        def __reduce_ex__(self, protocol):
-            raise TypeError("one of a kind")
-
     assert diagnose(Single(*PAIR)).unseen == {"": "its code cannot be traced"}
 
 
@@ -132,6 +135,7 @@ def test_a_fold_names_only_modules_that_matter():
 
 def test_without_batch_norm_there_is_nothing_to_fold():
     assert diagnose(Attention().eval(), goal="fold").findings == ()
+    assert diagnose(Single(nn.Linear(4, 4), nn.ReLU()).eval(), goal="fold").findings == ()
 
 
 def test_rules_that_look_at_no_graph_say_nothing_of_it():
@@ -156,3 +160,14 @@ def test_a_module_that_goes_two_ways_is_seen_where_they_agree():
 
 def test_a_fold_is_safe_on_two_ways_that_are_both_plain_pairs():
     assert diagnose(nn.Sequential(Forked(False), nn.ReLU()).eval(), goal="fold").findings == ()
+
+
+def test_a_fold_is_unsafe_where_one_of_two_ways_is():
+    class Added(Forked):
+        def forward(self, x):
+            y = self.conv(x)
+            return self.inner(y) + y if x.sum() > 0 else self.inner(y)
+
+    report = diagnose(nn.Sequential(Added(False), nn.ReLU()).eval(), goal="fold")
+    assert [(f.code, f.layer) for f in report.findings] == [("BN046", "0.inner.0")]
+    assert "layer 0.conv has 2 users" in report.findings[0].message
