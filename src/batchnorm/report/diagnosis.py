@@ -39,7 +39,7 @@ def render_diagnosis(target: str, diagnosis: Mapping[str, Any], channels: Sequen
         title=f"{escape(target)}: {_counts(findings)}",
         target=escape(target),
         counts=_counts(findings),
-        lede=f"{diagnosis['layers_seen']} batch-norm layers, {diagnosis['batches']} training batches.",
+        lede=f"Batch-norm layers: {diagnosis['layers_seen']}; training batches: {diagnosis['batches']}.",
         findings="".join(map(_finding, findings)) or "<p>Nothing was found.</p>",
         explanation=f"<pre>{escape(diagnosis['explanation'])}</pre>" if diagnosis["explanation"] else "",
         strip=_strip(worst) if worst else f"<p>{_unmeasured(diagnosis)}</p>",
