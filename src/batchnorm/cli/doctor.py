@@ -12,7 +12,7 @@ from rich.text import Text
 from batchnorm.cli.examples import check_out
 from batchnorm.cli.progress import make_console, warn
 from batchnorm.cli.words import words
-from batchnorm.records import SEVERITIES, write_atomic
+from batchnorm.records import SEVERITIES, some_of, write_atomic
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -178,15 +178,13 @@ def _load(model: "nn.Module", state: "Mapping[str, Tensor]", source: Path) -> No
 
 def _difference(needed: Iterable[str], given: Iterable[str], known: Iterable[str]) -> str:
     """Names that are missing and names too many, in words; empty if there are none."""
-    missing, unknown = _some(needed, given), _some(given, known)
+    missing, unknown = _without(needed, set(given)), _without(given, set(known))
     parts = [f"without {missing}"] * bool(missing) + [f"with {unknown}"] * bool(unknown)
     return " and ".join(parts)
 
 
-def _some(names: Iterable[str], others: Iterable[str]) -> str:
-    found = [name for name in names if name not in set(others)]
-    more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
-    return ", ".join(found[:NAMED]) + more
+def _without(names: Iterable[str], others: set[str]) -> str:
+    return some_of((name for name in names if name not in others), NAMED)
 
 
 def _made(what: str, factory: str, kind: str, *arguments: object) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from batchnorm.doctor.layer import Layer, plain
+from batchnorm.doctor.layer import NO_VARIANCE, Layer, plain
 from batchnorm.doctor.passes import Series
 
 __all__ = [
@@ -115,7 +115,7 @@ def blown_up(layer: Layer, series: Series) -> dict[str, float]:
     assert layer.mean is not None
     assert layer.var is not None
     fresh = series.var.median(0).values
-    varies = fresh > 1e-12
+    varies = fresh > NO_VARIANCE
     if not varies.any():
         return {}
     ratio = plain(layer.var)[varies] / fresh[varies]

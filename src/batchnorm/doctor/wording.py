@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from batchnorm.records import SEVERITIES, Finding
+from batchnorm.records import SEVERITIES, Finding, some_of
 
 if TYPE_CHECKING:
     from batchnorm.doctor.fix import FixReport
@@ -76,9 +76,7 @@ def _places(findings: Iterable[Finding]) -> str:
 
 
 def _some_of(words: Iterable[str]) -> str:
-    named = list(dict.fromkeys(words))
-    more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
-    return ", ".join(named[:NAMED]) + more
+    return some_of(dict.fromkeys(words), NAMED)
 
 
 def _where(finding: Finding) -> str:

@@ -65,9 +65,8 @@ def resolve_backend(backend: str, input: Tensor) -> str:
     if backend == "auto":
         backend = check_backend(WISH, "BATCHNORM_BACKEND")
     if backend == "auto":
-        if type(input).__name__ == "DTensor":  # torch's operators know how to share it out, ours do not
-            return "torch"
-        if input.is_mkldnn:
+        # torch's operators know how to share a DTensor out, ours do not
+        if type(input).__name__ == "DTensor" or input.is_mkldnn:
             return "torch"
         # `device` takes longer than all the rest
         if has_native("cpu" if input.is_cpu else input.device.type):

@@ -7,6 +7,7 @@ from batchnorm.records.files import append_line, atomic_file, read_object, read_
 from batchnorm.records.finding import SEVERITIES, Finding, Fix
 from batchnorm.records.optional import NotInstalledError, import_optional
 from batchnorm.records.run import QUANTILE_LEVELS, EpochRecord, LayerRecord, RunRecord, read_run
+from batchnorm.records.some_of import some_of
 from batchnorm.records.study import (
     VERDICTS,
     EffectRecord,
@@ -43,6 +44,7 @@ __all__ = [
     "read_records",
     "read_run",
     "read_verdicts",
+    "some_of",
     "summarize",
     "write_atomic",
 ]

@@ -13,6 +13,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from batchnorm.records import some_of
+
 __all__ = ["CHECKPOINTS", "load_state", "pack_state", "put_state", "unpack_state", "unwrapped"]
 
 # The last is the list of a checkpoint's shards.
@@ -160,8 +162,4 @@ def _shards(op: str, index: Path, what: str) -> list[Path]:
 
 
 def _some(names: Iterable[str]) -> str:
-    listed = sorted(names)
-    if not listed:
-        return "none"
-    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-    return ", ".join(listed[:_SHOWN]) + more
+    return some_of(sorted(names), _SHOWN) or "none"

@@ -31,12 +31,12 @@ from batchnorm.doctor.layer import NO_VARIANCE, Layer, plain
 from batchnorm.doctor.mend import RECALIBRATE, Repair
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import advice, consent, found
-from batchnorm.records import Finding
+from batchnorm.records import Finding, some_of
 
 EVIDENCE = "C"
 RANK = 1
 
-ROUNDING = -1e-12  # a variance down to here is a 0 that was converted
+ROUNDING = -NO_VARIANCE  # a variance down to here is a 0 that was converted
 SHOWN = 5  # channels
 AMPLIFIED = 1.1  # times, from which a variance of 0 is none of the data's
 USUAL_EPS = 1e-5  # for a checkpoint, which does not hold it
@@ -101,8 +101,7 @@ def _without_variance(layer: Layer) -> Finding:
 
 
 def _listed(channels: list[int]) -> str:
-    more = f" and {len(channels) - SHOWN} more" if len(channels) > SHOWN else ""
-    return f"channel{'s' * (len(channels) > 1)} {', '.join(map(str, channels[:SHOWN]))}{more}"
+    return f"channel{'s' * (len(channels) > 1)} {some_of(map(str, channels), SHOWN)}"
 
 
 def _bad(layer: Layer) -> dict[str, Tensor]:
