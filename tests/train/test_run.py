@@ -17,6 +17,7 @@ from batchnorm.data import load_embedded_sample
 from batchnorm.models import build
 from batchnorm.records import FaultRecord, Finding, Fix, append_fault, read_faults, read_run
 from batchnorm.train import TrainConfig, train
+from batchnorm.train.checkpoint import load_checkpoint
 from batchnorm.train.directory import RunDirectory
 from batchnorm.train.distributed import World
 from batchnorm.train.epoch import train_epoch
@@ -163,6 +164,18 @@ def test_a_run_stopped_between_epochs_ends_with_the_same_numbers(tmp_path, sampl
             train(config, sample, tmp_path / "b", StopAfter(1), resume=True)
     resumed = train(config, sample, tmp_path / "b", Silent(), resume=True)
     assert rows(resumed) == rows(undisturbed)
+
+
+def test_a_resumed_run_goes_on_with_the_scale_of_its_losses(tmp_path, sample):
+    config = dataclasses.replace(SMALL, arms=("batch",), precision="float16")
+    train(config, sample, tmp_path / "a", Silent())
+    with pytest.raises(KeyboardInterrupt):
+        train(config, sample, tmp_path / "b", StopAfter(1))
+    train(config, sample, tmp_path / "b", Silent(), resume=True)
+    undisturbed, _ = load_checkpoint(tmp_path / "a" / "checkpoint.safetensors")
+    resumed, _ = load_checkpoint(tmp_path / "b" / "checkpoint.safetensors")
+    assert resumed == undisturbed
+    assert resumed.scale is not None
 
 
 ARGUMENTS = ["--epochs", "3", "--train-images", "1024", "--threads", "1", "--recalibration-images", "512"]
