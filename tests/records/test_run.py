@@ -34,6 +34,11 @@ def test_a_run_is_read_back_as_it_was_written(tmp_path):
     assert (run.arms, run.seeds("batch")) == (("none", "batch"), (0, 1))
 
 
+def test_each_arm_has_its_own_seeds(tmp_path):
+    run = read_run(write(tmp_path, epochs=[row for row in EPOCHS if row.arm == "batch" or row.seed == 1]))
+    assert (run.seeds("none"), run.seeds("batch")) == ((1,), (0, 1))
+
+
 def test_the_summary_has_the_last_epoch_and_all(tmp_path):
     summary = read_run(write(tmp_path)).summary()
     seed = summary["arms"]["batch"]["seeds"]["1"]
