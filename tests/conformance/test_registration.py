@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.library import opcheck
 
+import batchnorm.ops.composed  # noqa: F401 - says what its operators do
 from batchnorm.ops import batch_norm, eager, schema
 from batchnorm.ops.activations import activation_code
 from tests.conformance.comparison import check, each_of_ours
@@ -83,13 +84,24 @@ def arguments(case, op):
             code,
         ),
         "backward_apply": (tensors.grad_output, tensors.input, *rows, tensors.residual, sizes, code),
+        "traced_batch_norm": (tensors.input, *affine, case.eps, code, 1, "native"),
+        "traced_normalize": (tensors.input, *affine, *statistics, case.eps, code, 1, "native"),
+        "traced_normalize_parts": (
+            tensors.input,
+            *affine,
+            *torch.rand(2, 3, case.shape[1], dtype=torch.float64),
+            *(None, torch.ones(3, 1, dtype=torch.float64), None, None, sizes, None),
+            case.eps,
+            code,
+            "native",
+        ),
     }[op]
 
 
-NAMES = [text.split("(")[0] for text in schema.SCHEMAS]
+TRACED = ("traced_batch_norm", "traced_normalize", "traced_normalize_parts")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*schema.NAMES, *TRACED])
 @pytest.mark.parametrize("case", SAMPLES, ids=lambda case: f"{case.shape}-{case.dtype}-{case.layout}")
 def test_opcheck(name, case):
     opcheck(getattr(OPS, name).default, arguments(case, name))

@@ -60,6 +60,11 @@ def test_kinds_add_up_in_any_order_of_brackets():
     assert (one + two).find(S.Domains) is None
 
 
+def test_a_kind_adds_to_a_kind_only():
+    with pytest.raises(TypeError, match="unsupported operand"):
+        S.Batch() + 1
+
+
 @pytest.mark.parametrize(
     ("one", "two"),
     [

@@ -195,17 +195,22 @@ def second_derivative(layer, x, grad, mask):
     return torch.autograd.grad(first.square().sum(), x)[0]
 
 
-def twice(rank, kind):
+def twice(rank, kind, compiled):
     x, _, grad, mask, _ = batch(kind)
     parts = (None if v is None else v.split((5, 3))[rank] for v in (x, grad, mask))
-    return second_derivative(layer_of("batch", True), *parts)
+    layer = layer_of("batch", True)
+    if compiled:
+        layer = torch.compile(layer, backend="eager", fullgraph=True)
+    return second_derivative(layer, *parts)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("kind", MASKS[:3])
-def test_second_derivatives_cross_the_ranks(kind):
+def test_second_derivatives_cross_the_ranks(kind, compiled):
     x, _, grad, mask, _ = batch(kind)
     expected = second_derivative(layer_of("batch", False), x, grad, mask)
-    torch.testing.assert_close(torch.cat(in_processes(2, twice, kind)), expected, rtol=1e-9, atol=1e-9)
+    found = torch.cat(in_processes(2, twice, kind, compiled))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 def repeated(rank, reentrant):

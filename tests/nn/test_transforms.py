@@ -1,12 +1,22 @@
-"""Every kind of statistics under torch.func's transforms and torch.compile."""
+"""Every kind of statistics under torch.func's transforms, recorded and exported."""
 
 import copy
 
 import pytest
 import torch
-from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import forward_ad
-from torch.func import functional_call, grad, jacrev, jvp, linearize, stack_module_state, vmap
+from torch.func import (
+    functional_call,
+    functionalize,
+    grad,
+    hessian,
+    jacfwd,
+    jacrev,
+    jvp,
+    linearize,
+    stack_module_state,
+    vmap,
+)
 
 import batchnorm as bn
 from tests.conformance.comparison import NATIVE, each_backend, each_of_ours
@@ -33,15 +43,41 @@ def layers(stats, count=1):
     return made
 
 
+JACOBIANS = {"jacrev": jacrev, "jacfwd": jacfwd, "functionalize": lambda f: functionalize(jacrev(f))}
+HESSIANS = {
+    "jacrev of jacrev": lambda f: jacrev(jacrev(f)),
+    "jacfwd of jacrev": hessian,
+    "jacrev of jacfwd": lambda f: jacrev(jacfwd(f)),
+    "jacfwd of jacfwd": lambda f: jacfwd(jacfwd(f)),
+}
+
+
+@jvp_warns
+@pytest.mark.parametrize("transform", [*JACOBIANS, *HESSIANS])
 @pytest.mark.parametrize("mask", [None, MASK], ids=["whole", "masked"])
 @pytest.mark.parametrize("stats", KINDS, ids=str)
-def test_jacrev_in_training_moves_the_statistics_once(stats, mask):
+def test_derivatives_in_training_move_the_statistics_once(stats, mask, transform):
     (layer,) = layers(stats)
     twin, given, x = copy.deepcopy(layer), {**arguments_for(stats), "mask": mask}, batch()
-    jacobian = jacrev(lambda x: layer(x, **given))(x)
-    expected = torch.autograd.functional.jacobian(lambda x: copy.deepcopy(twin)(x, **given), x)
-    torch.testing.assert_close(jacobian, expected, rtol=1e-9, atol=1e-9)
+
+    def output(x, layer):
+        return layer(x, **given) if transform in JACOBIANS else layer(x, **given).pow(3).sum()
+
+    found = (JACOBIANS | HESSIANS)[transform](lambda x: output(x, layer))(x)
+    name = "jacobian" if transform in JACOBIANS else "hessian"
+    expected = getattr(torch.autograd.functional, name)(lambda x: output(x, copy.deepcopy(twin)), x)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     twin(x, **given)
+    torch.testing.assert_close(layer.state_dict(), twin.state_dict(), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("stats", [kind for kind in KINDS if not kind.find(S.Accumulated)], ids=str)
+def test_functionalized_changes_of_statistics_are_seen(stats):
+    (layer,) = layers(stats)
+    twin, given, x = copy.deepcopy(layer), arguments_for(stats), batch()
+    parameters, buffers = dict(layer.named_parameters()), dict(layer.named_buffers())
+    found = functionalize(lambda p, b, x: functional_call(layer, (p, b), (x,), given))(parameters, buffers, x)
+    torch.testing.assert_close(found, twin(x, **given), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(layer.state_dict(), twin.state_dict(), rtol=1e-9, atol=1e-9)
 
 
@@ -99,49 +135,6 @@ def test_vmap_over_models_moves_the_statistics_of_each(stats):
             torch.testing.assert_close(gradients["weight"][number], model.weight.grad, rtol=1e-9, atol=1e-9)
         for name, buffer in model.named_buffers():
             torch.testing.assert_close(buffers[name][number], buffer, rtol=1e-9, atol=1e-9)
-
-
-@compiler_warns
-@pytest.mark.parametrize("stats", KINDS, ids=str)
-def test_every_kind_compiles_without_a_graph_break(stats):
-    torch.compiler.reset()
-    (layer,) = layers(stats)
-    twin, given = copy.deepcopy(layer), arguments_for(stats)
-    compiled = torch.compile(twin, fullgraph=True, backend="aot_eager")
-    for _ in range(2):
-        x1, x2 = batch().requires_grad_(), batch().requires_grad_()
-        y1, y2 = layer(x1, **given), compiled(x2, **given)
-        y1.square().sum().backward()
-        y2.square().sum().backward()
-        torch.testing.assert_close(y2, y1, rtol=1e-9, atol=1e-9)
-        torch.testing.assert_close(x2.grad, x1.grad, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(twin.state_dict(), layer.state_dict(), rtol=1e-9, atol=1e-9)
-
-
-@compiler_warns
-def test_a_masked_layer_compiles_without_a_graph_break():
-    torch.compiler.reset()
-    (layer,) = layers(S.Batch())
-    compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(batch(), mask=MASK), layer(batch(), mask=MASK), rtol=1e-9, atol=1e-9)
-
-
-@compiler_warns
-@each_of_ours
-@pytest.mark.parametrize("dynamic", [None, True])
-@pytest.mark.parametrize("stats", [S.Batch(), S.Ghost(size=4), S.Renorm()], ids=str)
-def test_batch_sizes_share_compiled_code(stats, dynamic, backend):
-    torch.compiler.reset()
-    layer = bn.BatchNorm1d(3, stats=stats, backend=backend)
-    twin, counted = copy.deepcopy(layer), CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(twin, fullgraph=True, backend=counted, dynamic=dynamic)
-    for size in range(4, 14):
-        x = torch.randn(size, 3)
-        torch.testing.assert_close(compiled(x), layer(x))
-    torch.testing.assert_close(twin.state_dict(), layer.state_dict())
-    # one for the first size and one for all others; ghost batches of four: one for each number of them, and
-    # one where some are left
-    assert counted.frame_count <= (6 if stats.find(S.Ghost) else 2)
 
 
 @compiler_warns

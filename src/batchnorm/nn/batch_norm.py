@@ -19,6 +19,10 @@ __all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d"]
 # said in `repr` only where it is otherwise
 _USUAL = {"avg_pool": 1, "nonfinite": "propagate", "excluded": "zero", "channel_dim": 1, "backend": "auto"}
 
+# torch.fx takes a module for one step of a graph, whatever is in it, if this is where the module says it is
+# from; the class still says where it is
+FX_LEAF = "torch.nn"
+
 
 class _Layer(nn.modules.batchnorm._BatchNorm):
     """What the layers of all ranks share; see `BatchNorm2d` for the arguments."""
@@ -61,6 +65,7 @@ class _Layer(nn.modules.batchnorm._BatchNorm):
         self.excluded = excluded
         self.channel_dim = channel_dim
         self.backend = check_backend(backend)
+        self.__module__ = FX_LEAF
         self.label: str | None = None
         self.agreed_with: int | None = None
         self._set_statistics(Batch() if stats is None else stats)
@@ -154,8 +159,7 @@ class _Layer(nn.modules.batchnorm._BatchNorm):
             FloatingPointError: With ``nonfinite="raise"``, before anything is changed.
         """
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
-        learns = self.learns()
-        plain = self._plain or self.stats.is_idle(learns)
+        plain = self._plain or self.stats.is_idle(self.learns())
         if not plain or mask is not None or domain is not None or step is not None:
             return composed_forward(self, input, residual, mask, domain, step)
         if self.channel_dim != 1:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from batchnorm.nn.batch_norm import BatchNorm1d
+from batchnorm.nn.batch_norm import FX_LEAF, BatchNorm1d
 from batchnorm.nn.recurrence import mirrored_rows, run_steps
 from batchnorm.nn.statistics import PerStep
 
@@ -99,6 +99,7 @@ class BatchNormLSTM(nn.RNNBase):
             device=device,
             dtype=dtype,
         )
+        self.__module__ = FX_LEAF
         self.steps = PerStep(max_steps, beyond)
         options: dict[str, Any] = {"stats": self.steps, "device": device, "dtype": dtype}
         for place in (place for layer in range(num_layers) for place in self._places(layer)):

@@ -39,7 +39,7 @@ def cut_batch(
     input: Tensor,
     training: bool,
     domain: int | Tensor | None,
-    step: int | Sequence[int] | Tensor | None,
+    step: int | Sequence[int] | None,
 ) -> Cut:
     """Cut a batch as its layer's statistics say.
 
@@ -85,8 +85,6 @@ def _ghost_sizes(ghost: Ghost, samples: int, values: int) -> tuple[int, ...]:
 
 
 def _by_domain(domains: int, domain: int | Tensor, samples: int, *, everywhere: bool) -> Cut:
-    if isinstance(domain, Tensor) and domain.dim() == 0:
-        domain = int(domain)
     if isinstance(domain, int):
         if not 0 <= domain < domains:
             raise ValueError(f"batch_norm: domain expected 0 to {domains - 1}, got {domain}")
@@ -107,10 +105,8 @@ def _by_domain(domains: int, domain: int | Tensor, samples: int, *, everywhere: 
     return Cut(tuple(sizes), tuple(range(domains)), torch.argsort(domain, stable=True))
 
 
-def _by_step(rows: PerStep, step: int | Sequence[int] | Tensor, samples: int) -> Cut:
-    one = isinstance(step, int) or (isinstance(step, Tensor) and step.dim() == 0)
-    sizes = [samples] if one else list(step)  # type: ignore[arg-type]
-    first = int(step) if one else 0  # type: ignore[arg-type]
+def _by_step(rows: PerStep, step: int | Sequence[int], samples: int) -> Cut:
+    first, sizes = (step, [samples]) if isinstance(step, int) else (0, [*step])
     steps, last = range(first, first + len(sizes)), rows.max_steps - 1
     if sum(sizes) != samples:
         raise ValueError(f"batch_norm: step expected sizes of {samples} samples, got {sum(sizes)}")

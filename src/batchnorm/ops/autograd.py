@@ -2,7 +2,7 @@
 
 Old-style `forward(ctx, …)`: with `setup_context`, `Function.apply` inspects the signature at each call,
 which costs more than the rest. A second derivative is taken through the plain torch kernels of `eager`,
-which autograd can follow to any order.
+which autograd can follow to any order. torch.compile is given the Functions as `schema.COMPOSITES`.
 """
 
 import types
@@ -24,10 +24,7 @@ Running = tuple[Tensor, Tensor, Tensor | None, float | None, bool]
 """What a training step moves, and how: mean, var, counter, momentum, skip_nonfinite."""
 
 _DISPATCHED = types.SimpleNamespace(
-    **{
-        name: getattr(torch.ops.batchnorm, name).default
-        for name in (text.split("(")[0] for text in schema.SCHEMAS)
-    }
+    **{name: getattr(torch.ops.batchnorm, name).default for name in schema.NAMES}
 )
 
 
@@ -173,6 +170,9 @@ def _cast(gradient: Tensor, dtype: torch.dtype) -> Tensor:
 _apply_batch_norm: Callable[..., Any] = super(Function, _BatchNorm).apply
 _apply_normalize: Callable[..., Any] = super(Function, _Normalize).apply
 
+schema.implement("traced_batch_norm", lambda *arguments: _apply_batch_norm(*arguments, None, True))
+schema.implement("traced_normalize", _apply_normalize)
+
 
 def normalize_batch(
     input: Tensor,
@@ -197,8 +197,7 @@ def normalize_batch(
         if running is not None:
             update_running(input, result[1], result[2], "eager", running)
     elif torch.compiler.is_compiling():
-        # One op that computes and mutates cannot be traced inside a Function; two ops can.
-        result = _BatchNorm.apply(*arguments[:-1], None, True)  # type: ignore[no-untyped-call]
+        result = torch.ops.batchnorm.traced_batch_norm(*arguments[:-1])
         if running is not None:
             update_running(input, result[1], result[2], rung, running)
     elif torch.is_grad_enabled():
@@ -247,10 +246,11 @@ def normalize(
 ) -> Tensor:
     """Prediction under autograd, ``mean`` and ``var`` being constants."""
     if torch.is_grad_enabled() and not is_transformed():
-        compiling = torch.compiler.is_compiling()
-        apply: Callable[..., Any] = _Normalize.apply if compiling else _apply_normalize
-        output = apply(input, weight, bias, residual, mean, var, eps, activation, avg_pool, rung)
-        if not compiling:
+        arguments = (input, weight, bias, residual, mean, var, eps, activation, avg_pool, rung)
+        if torch.compiler.is_compiling():
+            output = torch.ops.batchnorm.traced_normalize(*arguments)
+        else:
+            output = _apply_normalize(*arguments)
             again = kernels_of(rung).normalize
             remember(output, again, input, mean, var, weight, bias, residual, eps, activation, avg_pool)
     else:

@@ -13,7 +13,17 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd import Function
 
-__all__ = ["Ranks", "add_up", "agree", "gather", "group_key", "is_alone", "ranks_of"]
+__all__ = [
+    "Ranks",
+    "add_up",
+    "agree",
+    "gather",
+    "group_key",
+    "group_name",
+    "is_alone",
+    "ranks_of",
+    "traced_ranks",
+]
 
 
 # what torch raises for a group of a world that is no more, or for something else
@@ -29,12 +39,14 @@ class Ranks:
         size: How many they are, 2 or more.
         rank: Which of them this one is.
         layer: The layer that they share the statistics of, as errors name it.
+        traced: Use torch's functional collectives, which a compiler can trace.
     """
 
     group: Any
     size: int
     rank: int
     layer: str
+    traced: bool = False
 
 
 def is_alone(group: Any) -> bool:
@@ -71,6 +83,17 @@ def ranks_of(group: Any, layer: str) -> Ranks | None:
     return Ranks(group, size, rank, layer)
 
 
+def group_name(ranks: Ranks) -> str:
+    """What `traced_ranks` knows the processes again by."""
+    return str(_group(ranks).group_name)
+
+
+def traced_ranks(name: str) -> Ranks:
+    """The processes of a group that a compiled graph knows by its name."""
+    group = dist.distributed_c10d._resolve_process_group(name)  # type: ignore[attr-defined,arg-type]
+    return Ranks(group, dist.get_world_size(group), dist.get_rank(group), "a compiled layer", traced=True)
+
+
 def group_key(ranks: Ranks) -> int:
     """A number that tells groups apart while they exist."""
     return id(_group(ranks))
@@ -79,7 +102,7 @@ def group_key(ranks: Ranks) -> int:
 def gather(values: Tensor, ranks: Ranks) -> Tensor:
     """The values of all ranks, ``(size, *values.shape)``, by one all-gather; outside autograd."""
     with _naming(ranks):
-        if torch.compiler.is_compiling():
+        if ranks.traced:
             flat: Tensor = _functional().all_gather_tensor(values.contiguous(), 0, _group(ranks))
             return flat.view(ranks.size, *values.shape)
         result = values.new_empty(ranks.size, *values.shape)
@@ -111,7 +134,7 @@ class _AddUp(Function):
     def forward(ctx: Any, values: Tensor, ranks: Ranks) -> Tensor:
         ctx.ranks = ranks
         with _naming(ranks):
-            if torch.compiler.is_compiling():
+            if ranks.traced:
                 return cast(Tensor, _functional().all_reduce(values, "sum", _group(ranks)))
             result = values.clone(memory_format=torch.contiguous_format)
             dist.all_reduce(result, group=ranks.group)
@@ -136,9 +159,6 @@ def _group(ranks: Ranks) -> Any:
 @contextlib.contextmanager
 def _naming(ranks: Ranks) -> Iterator[None]:
     """Say which layer was at work when a collective fails."""
-    if torch.compiler.is_compiling():
-        yield
-        return
     try:
         yield
     except RuntimeError as error:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from batchnorm.ops import parts
+from batchnorm.ops import parts, schema
 from batchnorm.ops.autograd import kernels_of
 from batchnorm.ops.backend import is_recorded, is_transformed
-from batchnorm.ops.collective import Ranks, add_up, gather
+from batchnorm.ops.collective import Ranks, add_up, gather, group_name, traced_ranks
 from batchnorm.ops.moments import Moments, measure
 from batchnorm.ops.recompute import remember
 
@@ -103,10 +103,12 @@ def _measure_all(input: Tensor, given: Given) -> Moments:
     own = measure(input, given.sizes, given.weights, given.kernels)
     if given.ranks is None:
         return own
-    total, squares, mean, var = cast(
-        tuple[Tensor, ...],
-        _Merge.apply(own.packed(), given.ranks, input.shape[1]),  # type: ignore[no-untyped-call]
-    )
+    packed, channels = own.packed(), input.shape[1]
+    if torch.compiler.is_compiling():
+        merged = torch.ops.batchnorm.traced_merge(packed, group_name(given.ranks), channels)
+    else:
+        merged = _Merge.apply(packed, given.ranks, channels)  # type: ignore[no-untyped-call]
+    total, squares, mean, var = cast(tuple[Tensor, ...], merged)
     total = total.detach()  # what depends on it goes through mean and var
     return Moments(total, squares, mean, var * total)
 
@@ -159,14 +161,28 @@ def normalize_parts(
     if given.followed or not torch.is_grad_enabled():
         return _apply(input, weight, bias, residual, scaling, given, eps, activation)
     leaves = (input, weight, bias, residual)
-    # torch.compile takes tensors as arguments of a Function, not as attributes of one
-    output = cast(
-        Tensor,
-        _NormalizeParts.apply(*leaves, given, eps, activation, *scaling),  # type: ignore[no-untyped-call]
-    )
-    if not torch.compiler.is_compiling():
-        remember(output, _apply, *leaves, scaling, given, eps, activation)
+    if torch.compiler.is_compiling():
+        group = None if given.ranks is None else group_name(given.ranks)
+        rest = given.sizes, group, eps, activation, given.rung
+        return cast(Tensor, torch.ops.batchnorm.traced_normalize_parts(*leaves, *scaling, *rest))
+    arguments = scaling, given, eps, activation
+    output = cast(Tensor, _NormalizeParts.apply(*leaves, *arguments))  # type: ignore[no-untyped-call]
+    remember(output, _apply, *leaves, *arguments)
     return output
+
+
+def _traced_normalize_parts(*arguments: Any) -> Any:
+    leaves, scaling, (sizes, group, *rest, rung) = arguments[:4], Scaling(*arguments[4:10]), arguments[10:]
+    given = Given(sizes, ranks=None if group is None else traced_ranks(group), rung=rung)
+    return _NormalizeParts.apply(*leaves, scaling, given, *rest)  # type: ignore[no-untyped-call]
+
+
+def _traced_merge(packed: Tensor, group: str, channels: int) -> Any:
+    return _Merge.apply(packed, traced_ranks(group), channels)  # type: ignore[no-untyped-call]
+
+
+schema.implement("traced_normalize_parts", _traced_normalize_parts)
+schema.implement("traced_merge", _traced_merge)
 
 
 def _apply(
@@ -192,15 +208,15 @@ class _NormalizeParts(Function):
         weight: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,
+        scaling: Scaling,
         given: Given,
         eps: float,
         activation: int,
-        *scaling: Any,
     ) -> Tensor:
         ctx.has_residual = residual is not None
         ctx.settings = given, eps, activation
         ctx.save_for_backward(input, weight, bias, residual if activation else None, *scaling)
-        return _apply(input, weight, bias, residual, Scaling(*scaling), given, eps, activation)
+        return _apply(input, weight, bias, residual, scaling, given, eps, activation)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:
@@ -211,7 +227,7 @@ class _NormalizeParts(Function):
         else:
             gradients = _gradients(grad_output, leaves, ctx.needs_input_grad[0], scaling, *ctx.settings)
         grad_residual = gradients[3] if ctx.settings[2] else grad_output
-        return *gradients[:3], grad_residual if ctx.has_residual else None, *(None,) * 9
+        return *gradients[:3], grad_residual if ctx.has_residual else None, *(None,) * 4
 
 
 _Leaves = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]

@@ -27,7 +27,8 @@ __all__ = ["backward_apply", "backward_reduce", "forward_apply", "moments", "num
 
 def numbered(sizes: Sequence[int], device: torch.device) -> Tensor:
     """The number of the part of each sample, 0 for the first ``sizes[0]`` of them; (N,)."""
-    if is_recorded():  # a size may be a symbol, and ONNX has no repeat_interleave of a known size
+    # a size may be a symbol, and ONNX has no repeat_interleave of a known size
+    if is_recorded() or torch.compiler.is_compiling():
         return torch.cat([torch.full((size,), part, device=device) for part, size in enumerate(sizes)])
     numbers, times = torch.arange(len(sizes), device=device), torch.tensor(sizes, device=device)
     return torch.repeat_interleave(numbers, times, output_size=sum(sizes))

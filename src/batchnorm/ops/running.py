@@ -108,26 +108,24 @@ def uncounted() -> contextlib.AbstractContextManager[Any]:
 
 
 def outside_transforms(change: Callable[..., None], running: Tensor, *values: Any) -> None:
-    """Call ``change(*values)`` on values freed of gradient transforms that ``running`` is not part of.
+    """Call ``change(*values)`` on values freed of the transforms that ``running`` is not part of.
 
-    `torch.func.jacrev`, `grad` and `jvp` refuse to change a tensor that the function did not get as an
-    argument, and a layer's running statistics are such. They carry no gradient, so they may move
-    outside of the transform.
+    `torch.func.jacrev`, `grad`, `jvp` and `functionalize` refuse to change a tensor that the function did not
+    get as an argument, and a layer's running statistics are such. They carry no gradient, so they may move
+    outside of the transform. Only a `vmap` that the values differ in has to hold them too.
     """
     if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
         change(*values)
         return
     functorch = torch._C._functorch
     interpreter = functorch.peek_interpreter_stack()
-    gradient = (functorch.TransformType.Grad, functorch.TransformType.Jvp)
-    if interpreter.key() not in gradient or functorch.maybe_get_level(running) == interpreter.level():
+    level = interpreter.level()
+    within = [isinstance(v, Tensor) and functorch.maybe_get_level(v) == level for v in values]
+    mapped = interpreter.key() == functorch.TransformType.Vmap and any(within)
+    if mapped or functorch.maybe_get_level(running) == level:
         change(*values)
         return
-    level = interpreter.level()
-    freed = [
-        functorch.get_unwrapped(v) if isinstance(v, Tensor) and functorch.maybe_get_level(v) == level else v
-        for v in values
-    ]
+    freed = [functorch.get_unwrapped(v) if inside else v for v, inside in zip(values, within, strict=True)]
     saved = functorch.pop_dynamic_layer_stack()
     try:
         outside_transforms(change, running, *freed)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from batchnorm.ops import eager, parts
 
-__all__ = ["LIBRARY", "SCHEMAS"]
+__all__ = ["COMPOSITES", "LIBRARY", "NAMES", "SCHEMAS", "implement"]
 
 SCHEMAS = (
     "batch_norm_forward(Tensor input, Tensor? weight, Tensor? bias, Tensor? residual,"
@@ -49,7 +49,28 @@ SCHEMAS = (
     " Tensor slope, Tensor offset, Tensor? residual, SymInt[] sizes, int activation) -> Tensor",
 )
 
+# What a Function does, for torch.compile, which takes the backward of a Function for the end of all
+# derivatives: an operator without kernels it keeps whole or traces through, and autograd does the rest.
+COMPOSITES = (
+    "traced_batch_norm(Tensor input, Tensor? weight, Tensor? bias, Tensor? residual, float eps,"
+    " int activation, int avg_pool, str rung) -> (Tensor output, Tensor mean, Tensor var)",
+    "traced_normalize(Tensor input, Tensor? weight, Tensor? bias, Tensor? residual, Tensor mean, Tensor var,"
+    " float eps, int activation, int avg_pool, str rung) -> Tensor",
+    "traced_normalize_parts(Tensor input, Tensor? weight, Tensor? bias, Tensor? residual, Tensor mean,"
+    " Tensor var, Tensor? held, Tensor? total, Tensor? r, Tensor? d, SymInt[] sizes, str? group, float eps,"
+    " int activation, str rung) -> Tensor",
+    "traced_merge(Tensor packed, str group, int channels)"
+    " -> (Tensor total, Tensor squares, Tensor mean, Tensor var)",
+)
+
+NAMES = tuple(text.split("(")[0] for text in SCHEMAS)
+
 LIBRARY = torch.library.Library("batchnorm", "DEF")  # type: ignore[no-untyped-call]
+
+
+def implement(name: str, composite: Callable[..., Any]) -> None:
+    """Say what one of `COMPOSITES` does; autograd follows it."""
+    LIBRARY.impl(name, composite, "CompositeImplicitAutograd")  # type: ignore[no-untyped-call]
 
 
 def _fake_statistics(input: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,9 +211,13 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "backward_reduce": _fake_reduce,
     "backward_apply": _fake_backward_apply,
 }
-_KERNELS = {name: getattr(parts if name in parts.__all__ else eager, name) for name in _FAKES}
+_KERNELS = {name: getattr(parts if name in parts.__all__ else eager, name) for name in NAMES}
+
+_COMPLIANT = (torch.Tag.pt2_compliant_tag,)
 
 for _schema in SCHEMAS:
-    _name = LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
+    _name = LIBRARY.define(_schema, tags=_COMPLIANT)  # type: ignore[no-untyped-call]
     LIBRARY.impl(_name, _KERNELS[_name], "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"batchnorm::{_name}", _FAKES[_name], lib=LIBRARY)
+for _schema in COMPOSITES:
+    LIBRARY.define(_schema, tags=_COMPLIANT)  # type: ignore[no-untyped-call]

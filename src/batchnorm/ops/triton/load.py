@@ -32,8 +32,7 @@ def load_triton() -> bool:
 
 def register(device_type: str) -> None:
     """Register the kernels for a kind of device: ``cuda``, or ``cpu`` under Triton's interpreter."""
-    for text in schema.SCHEMAS:
-        name = text.split("(")[0]
+    for name in schema.NAMES:
         schema.LIBRARY.impl(name, _kernel(name), device_type.upper())
     NATIVE_DEVICES.add(device_type)
     AVERAGING_DEVICES.discard(device_type)
