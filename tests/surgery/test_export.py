@@ -92,6 +92,20 @@ def test_several_inputs_and_outputs(tmp_path):
     assert [output.name for output in session.get_outputs()] == ["output_0", "output_1"]
 
 
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_an_argument_that_is_no_tensor_stays_what_it_is_in_the_example(tmp_path, suffix):
+    class Switched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = network()
+
+        def forward(self, x, twice=False):
+            return self.body(x) * (2 if twice else 1)
+
+    model, path = Switched().eval(), tmp_path / f"model{suffix}"
+    assert export(model, {"x": images(2), "twice": True}, path).inputs == 2
+
+
 @pytest.mark.parametrize("name", ["lenet", "resnet20"])
 def test_our_networks(tmp_path, name):
     model = settled(build(name, norm="batch", seed=0), dtype=torch.float32)

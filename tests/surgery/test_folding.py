@@ -136,6 +136,19 @@ def test_a_scale_and_shift_takes_any_rank(shape):
     assert isinstance(folded[1], ScaleShift)
 
 
+def test_a_scale_and_shift_says_where_its_channels_are():
+    weight, bias = torch.ones(4), torch.zeros(4)
+    assert repr(ScaleShift(weight, bias)).startswith("ScaleShift(\n  4\n")
+    assert repr(ScaleShift(weight, bias, channel_dim=-1)).startswith("ScaleShift(\n  4, channel_dim=-1\n")
+
+
+def test_a_layer_whose_weights_are_no_floating_numbers_takes_nothing_in():
+    linear = nn.Linear(4, 4, bias=False)
+    linear.weight = nn.Parameter(torch.ones(4, 4, dtype=torch.int8), requires_grad=False)
+    report = fold(nn.Sequential(linear, nn.BatchNorm1d(4)).eval())[1]
+    assert report.alone["1"].startswith("follows 0, which has weights of dtype torch.int8")
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_scale_and_shift_of_half_inputs_computes_in_float32(dtype):
     norm = settled(bn.BatchNorm1d(4), dtype=dtype)

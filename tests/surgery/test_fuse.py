@@ -1,6 +1,9 @@
 import copy
+import functools
+import itertools
 import operator
 import pickle
+import threading
 
 import pytest
 import torch
@@ -207,6 +210,26 @@ def test_a_class_whose_forward_is_one_activation_is_that_activation(act, name, w
     assert fingerprint(model) == before
 
 
+def test_an_activation_class_is_traced_as_often_for_many_layers_as_for_one(monkeypatch):
+    def calls(layers):
+        count = 0
+        act = OwnSiLU()
+        model = nn.Sequential(*itertools.chain.from_iterable((nn.BatchNorm1d(3), act) for _ in range(layers)))
+        with monkeypatch.context() as patch:
+            forward = OwnSiLU.forward
+
+            def counted(self, x):
+                nonlocal count
+                count += 1
+                return forward(self, x)
+
+            patch.setattr(OwnSiLU, "forward", counted)
+            assert len(bn.convert(model, fuse=True)[1].fused) == layers
+        return count
+
+    assert calls(3) == calls(1) > 0
+
+
 def hooked(module):
     module.register_forward_hook(lambda *args: None)
     return module
@@ -332,6 +355,21 @@ def test_an_activation_after_the_module_that_calls_the_layer(act):
     assert fingerprint(model) == before
 
 
+def test_a_block_may_be_called_with_a_residual_here_and_without_there():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block, self.act = ConvBlock(), nn.ReLU()
+
+        def forward(self, x):
+            return self.act(self.block(x) + x) - F.relu(self.block(x * 2))
+
+    model = nn.Sequential(Both())
+    original = copy.deepcopy(model)
+    assert bn.convert(model, fuse=True, example=images())[1].fused == {"0.block.bn": "add, relu"}
+    assert_same_function(model, original)
+
+
 class Listing(ConvBlock):
     def forward(self, x):
         return [super().forward(x)][0], x
@@ -444,10 +482,18 @@ class Called(nn.Module):
     def __init__(self, how):
         super().__init__()
         self.bn, self.act, self.how = spoiled(nn.BatchNorm2d(3)), nn.ReLU(), how
+        self.inplace = nn.Sequential(nn.Hardtanh(inplace=True))
         self.seen, self.kept = [], [{}]
 
     def forward(self, x):
         return self.how(self, x)
+
+
+def residual_written_by_a_module(self, x):
+    r = x + 1
+    y = self.bn(x) + r
+    other = F.relu(self.inplace(r))
+    return self.act(y) + other
 
 
 def inplace_residual(self, x):
@@ -504,6 +550,10 @@ OTHER_USES = {
     "inplace residual": (inplace_residual, "its residual is changed in place"),
     "input changed": (input_changed, "its input or residual is changed before the activation"),
     "residual changed": (residual_changed, "its input or residual is changed before the activation"),
+    "residual changed in a module": (
+        residual_written_by_a_module,
+        "its input or residual is changed before the activation",
+    ),
     "no grad": (
         torch.no_grad()(lambda self, x: F.relu(self.bn(x))),
         "Called runs in its own mode of autograd",
@@ -677,6 +727,12 @@ class Decorated(Encoder):
         return self.bn(self.conv(x))
 
 
+class Cached(Encoder):
+    @functools.lru_cache(maxsize=0)  # noqa: B019
+    def other(self, x):
+        return self.bn(self.conv(x))
+
+
 class Property(Encoder):
     @property
     def first(self):
@@ -687,7 +743,7 @@ class Property(Encoder):
 
 
 @pytest.mark.parametrize(
-    "kind", [Features, Project, Forward, Nested, Outer, Shared, Listed, Decorated, Property]
+    "kind", [Features, Project, Forward, Nested, Outer, Shared, Listed, Decorated, Cached, Property]
 )
 @pytest.mark.parametrize("with_example", [False, True])
 def test_other_methods_give_what_they_gave(kind, with_example):
@@ -929,3 +985,21 @@ def test_a_fused_network_compiles_in_one_graph():
     bn.convert(model, fuse=True, example=images())
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(images()), original(images()))
+
+
+def test_a_graph_module_keeps_the_code_that_it_writes_itself():
+    model = nn.Sequential(torch.fx.symbolic_trace(Block()), torch.fx.symbolic_trace(Bare()))
+    original = copy.deepcopy(model)
+    _, report = bn.convert(model, fuse=True, example=images())
+    assert report.fused == {"1.bn": "relu"}
+    assert report.left == {"0.bn": "not fused: Block writes its code itself"}
+    assert_same_function(model, original)
+
+
+def test_a_network_that_cannot_be_copied_is_tried_itself():
+    model = nn.Sequential(Block())
+    original = copy.deepcopy(model)
+    model[0].lock = threading.Lock()
+    assert bn.convert(model, fuse=True, example=images())[1].fused == {"0.bn": "add, relu"}
+    del model[0].lock
+    assert_same_function(model, original)

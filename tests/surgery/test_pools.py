@@ -102,6 +102,11 @@ class Subclass(nn.AvgPool2d):
         return super().forward(input) + 1
 
 
+def without_stride(pool):
+    pool.stride = None
+    return pool
+
+
 @pytest.mark.parametrize(
     "pool",
     [
@@ -117,6 +122,7 @@ class Subclass(nn.AvgPool2d):
         watched(nn.AvgPool2d(2)),
         wrapped(nn.AvgPool2d(2)),
         nn.Sequential(nn.AvgPool2d(2)),
+        without_stride(nn.AvgPool2d(2)),
     ],
     ids=str,
 )

@@ -1,6 +1,7 @@
 """A forward is traced on all its ways, whatever its optional arguments and the values are."""
 
 import copy
+import operator
 
 import pytest
 import torch
@@ -103,13 +104,13 @@ def test_a_way_that_the_code_refuses_computes_nothing(forward):
 
 
 def fails_by_placeholder(self, x):
-    return self.block(x[:, :, int(x.shape[2]) :]) if x.sum() > 0 else self.block(x)
+    return self.block(x[:, :, operator.index(x.shape[2]) :]) if x.sum() > 0 else self.block(x)
 
 
 def fails_by_placeholder_in_words(self, x):
     if x.sum() > 0:
         try:
-            x = x[:, :, int(x.shape[2]) :]
+            x = x[:, :, operator.index(x.shape[2]) :]
         except TypeError:
             raise ValueError("no number")  # noqa: B904
     return self.block(x)
@@ -194,7 +195,7 @@ def test_an_optional_argument_with_a_question_behind_it():
 def test_the_usual_way_is_shown_where_another_cannot_be_traced():
     def forward(self, x, size=None):
         y = self.block(x)
-        return y if size is None else y[:, :, int(size) :]
+        return y if size is None else y[:, :, operator.index(size) :]
 
     model = network(forward)
     flow = trace_flow(model)
@@ -212,7 +213,7 @@ def test_what_the_usual_way_shows_is_not_shown_again():
 
         def forward(self, x, size=None):
             y = self.tail(self.body(x))
-            return y if size is None else y[:, :, int(size) :]
+            return y if size is None else y[:, :, operator.index(size) :]
 
     flow = trace_flow(settled(Outer()))
     assert [flow.names[module] for module in flow.graphs] == [""]

@@ -1,4 +1,4 @@
-"""Ten networks of other people, small, with random weights and statistics."""
+"""Networks of other people, small, with random weights and statistics."""
 
 import torch
 from torch import nn
@@ -45,7 +45,8 @@ ARCHITECTURES = {
     "pytorchcv shufflenetv2_wd2": pytorchcv("shufflenetv2_wd2"),
     "transformers ResNet": transformers("ResNet", IMAGES, **STAGES),
     "transformers RegNet": transformers("RegNet", IMAGES, **STAGES, groups_width=8),
-    "transformers MobileNetV2": transformers("MobileNetV2", IMAGES, depth_multiplier=0.25, tf_padding=False),
+    "transformers MobileNetV1": transformers("MobileNetV1", IMAGES, depth_multiplier=0.25),
+    "transformers MobileNetV2": transformers("MobileNetV2", IMAGES, depth_multiplier=0.25),
     "transformers EfficientNet": transformers(
         "EfficientNet", IMAGES, width_coefficient=0.25, depth_coefficient=0.5, hidden_dim=320
     ),

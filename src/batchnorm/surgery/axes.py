@@ -4,6 +4,8 @@ from typing import Any
 
 from torch import fx
 
+from batchnorm.surgery.call_sites import called_name
+
 __all__ = ["Axis", "before_move", "is_move"]
 
 Axis = tuple[int, int]
@@ -15,7 +17,7 @@ _MOVES = ("contiguous", "flatten", "permute", "swapaxes", "transpose")
 
 def is_move(node: fx.Node) -> bool:
     """Whether a node gives the values it is given, perhaps in another shape or order."""
-    return node.op in ("call_method", "call_function") and _name(node) in _MOVES and not node.kwargs
+    return node.op in ("call_method", "call_function") and called_name(node) in _MOVES and not node.kwargs
 
 
 def before_move(node: fx.Node, axis: Axis) -> Axis | None:
@@ -31,18 +33,14 @@ def before_move(node: fx.Node, axis: Axis) -> Axis | None:
         >>> before_move(transposed, (1, 2)), before_move(flattened, (1, 2))
         ((0, 2), (2, 3))
     """
-    name, arguments = _name(node), node.args[1:]
+    name, arguments = called_name(node), node.args[1:]
     if name == "contiguous":
-        return axis if not arguments else None
+        return axis
     place, rank = axis
     if name == "flatten" and arguments and all(isinstance(argument, int) for argument in arguments):
         return _before_flatten(place, rank, *arguments)
     order = _order(name, arguments, rank)
     return None if order is None else (order[place], rank)
-
-
-def _name(node: fx.Node) -> object:
-    return node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
 
 
 def _before_flatten(place: int, rank: int, start: Any, end: Any = -1) -> Axis | None:
@@ -52,7 +50,7 @@ def _before_flatten(place: int, rank: int, start: Any, end: Any = -1) -> Axis | 
     return place + (end - start), rank + (end - start)
 
 
-def _order(name: object, arguments: tuple[Any, ...], rank: int) -> tuple[int, ...] | None:
+def _order(name: str, arguments: tuple[Any, ...], rank: int) -> tuple[int, ...] | None:
     """The order of the input's axes that makes the output."""
     if len(arguments) == 1 and isinstance(arguments[0], list | tuple):
         arguments = tuple(arguments[0])

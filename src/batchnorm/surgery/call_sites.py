@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from torch import fx, nn
 
+from batchnorm.surgery.modules import OF_EVERY_MODULE, modules_in
 from batchnorm.surgery.own_code import OwnCode, own_code
 
-__all__ = ["CallSites", "Site", "called_module", "holding_names"]
+__all__ = ["CallSites", "Site", "called_module", "called_name", "holding_names"]
 
 _NO_FORWARD = nn.Module.forward  # torch's way to say that a module is a mere container
-_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -19,11 +19,13 @@ class Site:
     """One call of a module.
 
     Attributes:
+        called: The module.
         node: The call.
         owner: The module in whose ``forward`` it stands.
         code: Of that.
     """
 
+    called: nn.Module
     node: fx.Node
     owner: nn.Module
     code: OwnCode
@@ -47,19 +49,23 @@ class CallSites:
         """The modules whose code can call a module."""
         return self._owners.get(module, [])
 
+    def code_of(self, module: nn.Module) -> OwnCode | str:
+        """What a module's own code does; why it cannot be known, if it cannot."""
+        if module not in self._codes:
+            self._codes[module] = own_code(module)
+        return self._codes[module]
+
     def of(self, module: nn.Module) -> list[Site] | str:
         """All calls of a module; why they cannot be known, if they cannot."""
         if module not in self._owners:
             return "is called from outside"
         sites = []
         for owner in self._owners[module]:
-            if owner not in self._codes:
-                self._codes[owner] = own_code(owner)
-            code = self._codes[owner]
+            code = self.code_of(owner)
             if isinstance(code, str):
                 return code
             sites += [
-                Site(node, owner, code)
+                Site(module, node, owner, code)
                 for graph in code.graphs
                 for node in graph.nodes
                 if called_module(node, owner) is module
@@ -78,24 +84,13 @@ def _called_parts(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         return
     waiting = [*module._modules.items()]
     for name, value in vars(module).items():
-        if name not in _OF_EVERY_MODULE:
-            waiting += [(name, part) for part in _modules_in(value)]
+        if name not in OF_EVERY_MODULE:
+            waiting += [(name, part) for part in modules_in(value)]
     for name, part in waiting:
         if part is not None:
             yield name, part
             if _is_container(part):
                 waiting += [(name, child) for child in part.children()]
-
-
-def _modules_in(value: object) -> Iterator[nn.Module]:
-    """Modules in plain lists and the like, where torch does not see them."""
-    if isinstance(value, nn.Module):
-        yield value
-    elif isinstance(value, dict):
-        yield from _modules_in(list(value.values()))
-    elif isinstance(value, list | tuple | set):
-        for item in value:
-            yield from _modules_in(item)
 
 
 def _is_container(module: nn.Module) -> bool:
@@ -106,3 +101,8 @@ def _is_container(module: nn.Module) -> bool:
 def called_module(node: fx.Node, owner: nn.Module) -> nn.Module | None:
     """The module that a node in the code of ``owner`` calls; None if it calls none."""
     return owner.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def called_name(node: fx.Node) -> str:
+    """Name of the function or method that a node calls; empty if it has none."""
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")

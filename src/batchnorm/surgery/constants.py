@@ -1,8 +1,6 @@
 """The constants of a batch norm that predicts: scale and shift per channel, in float64."""
 
 import dataclasses
-import inspect
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +8,9 @@ from torch.nn.utils import parametrize
 
 from batchnorm.nn import BatchNorm2d
 from batchnorm.surgery.layers import NO_STATISTICS, SCRIPTED, BatchNorm, is_scripted_norm
+from batchnorm.surgery.modules import has_hooks, runs_forward_of
 
-__all__ = ["FORWARDS", "TENSORS", "Constants", "constants_of", "hooks_of", "is_norm", "runs_forward_of"]
+__all__ = ["FORWARDS", "TENSORS", "Constants", "constants_of", "is_norm"]
 
 TENSORS = ("running_mean", "running_var", "weight", "bias")
 FORWARDS = (nn.BatchNorm2d, nn.SyncBatchNorm, BatchNorm2d)
@@ -55,23 +54,6 @@ def is_norm(module: nn.Module) -> bool:
     return all(isinstance(getattr(module, name, None), Tensor) for name in TENSORS)
 
 
-def hooks_of(module: nn.Module) -> tuple[dict[int, Any], ...]:
-    """The hooks by which others watch or change what goes in or out."""
-    return (
-        module._forward_hooks,
-        module._forward_pre_hooks,
-        module._backward_hooks,
-        module._backward_pre_hooks,
-    )
-
-
-def runs_forward_of(module: nn.Module, *classes: type[nn.Module]) -> bool:
-    """Whether calling a module runs the forward of one of these classes, not one of its own."""
-    # looked up so since a ScriptModule's class raises when it is asked for it
-    forward = inspect.getattr_static(type(module), "forward")
-    return "forward" not in vars(module) and any(forward is kind.forward for kind in classes)
-
-
 def constants_of(module: nn.Module, name: str) -> Constants | str:
     """Scale and shift of a batch norm, or why it has none.
 
@@ -85,7 +67,7 @@ def constants_of(module: nn.Module, name: str) -> Constants | str:
     """
     if is_scripted_norm(module):
         return SCRIPTED
-    if any(hooks_of(module)):
+    if has_hooks(module):
         return "has hooks"
     if parametrize.is_parametrized(module):
         return "is parametrized"

@@ -8,20 +8,20 @@ anyone.
 
 import dataclasses
 import itertools
-import warnings
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from batchnorm.surgery.constants import hooks_of, is_norm
+from batchnorm.surgery.constants import is_norm
 from batchnorm.surgery.copied import copied
 from batchnorm.surgery.folding import is_plain
+from batchnorm.surgery.modules import has_hooks, hooks_of
 from batchnorm.surgery.remains import Folded
-from batchnorm.surgery.ways import Answering, Way, ways_through
+from batchnorm.surgery.tracing import Tracing
+from batchnorm.surgery.ways import Way
 
 __all__ = ["Flow", "data_users", "input_of", "only_asks", "trace_flow"]
 
@@ -96,20 +96,21 @@ def trace_flow(model: nn.Module, leaves: Collection[str] = ()) -> Flow:
     # Asked now: while tracing, a module's tensors are placeholders.
     closed = {module for module, name in flow.names.items() if name in leaves or _is_leaf(module)}
     # What hooks see is what goes in and out, so flow must not be followed across such a module's border.
-    borders = {module for module in network.modules() if any(hooks_of(module))}
+    borders = {module for module in network.modules() if has_hooks(module)}
+    tracing = Tracing(closed, borders, flow.names)
     waiting, roots = [network], set[nn.Module]()
     while waiting:
         root = waiting.pop()
         if root in roots:
             continue
         roots.add(root)
-        if _Tracer(closed, flow.names).is_leaf_module(root, ""):
+        if tracing.is_leaf(root):
             flow.calls[root].append(None)
             waiting.extend(root.children())
             continue
         for hooks in hooks_of(root):
             hooks.clear()  # they would run, on placeholders
-        ways, error = _trace(root, closed, borders, flow)
+        ways, error = tracing.ways(root)
         if error is not None:
             waiting.extend(root.children())
         flow.note(root, ways, error)
@@ -147,74 +148,6 @@ def _skeleton(model: nn.Module) -> nn.Module:
 
 def _is_leaf(module: nn.Module) -> bool:
     return is_norm(module) or is_plain(module) or isinstance(module, Folded | torch.jit.ScriptModule)
-
-
-class _Tracer(Answering):
-    """Traces down to the leaves and torch's own layers; remembers whose forward failed."""
-
-    proxy_buffer_attributes = True
-
-    def __init__(
-        self, leaves: set[nn.Module], known: Collection[nn.Module], answers: Sequence[bool] = ()
-    ) -> None:
-        super().__init__(answers)
-        self.leaves = leaves
-        self.known = known
-        self.failed: nn.Module | None = None
-        self._depth = 0
-
-    def is_own_code(self) -> bool:
-        return not self._depth
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return m in self.leaves or super().is_leaf_module(m, module_qualified_name)
-
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        if m not in self.known:  # made in the forward, as a slice of a Sequential is
-            return forward(*args, **kwargs)
-        self._depth += 1
-        try:
-            return super().call_module(m, forward, args, kwargs)
-        except Exception:
-            # the innermost is the first to pass by
-            if self.failed is None and not self.is_leaf_module(m, ""):
-                self.failed = m
-            raise
-        finally:
-            self._depth -= 1
-
-
-def _trace(
-    root: nn.Module, leaves: set[nn.Module], borders: set[nn.Module], flow: Flow
-) -> tuple[list[Way], Exception | None]:
-    """The ways through a module, and why they are not all, if its own forward cannot be traced.
-
-    Adds to the borders the modules in it whose forward cannot be.
-    """
-
-    def attempt(
-        given: Mapping[str, object], answers: Sequence[bool]
-    ) -> tuple[Answering, fx.Graph | Exception]:
-        while True:
-            tracer = _Tracer(leaves | borders, flow.names, answers)
-            try:
-                with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.no_grad():
-                    warnings.simplefilter("ignore")
-                    return tracer, tracer.trace(root, dict(given))
-            except Exception as error:
-                if tracer.failed is None or tracer.failed in borders:
-                    return tracer, error
-                borders.add(tracer.failed)
-
-    ways: list[Way] = []
-    try:
-        for way in ways_through(root, attempt):
-            ways.append(way)
-    except Exception as error:
-        return ways, error
-    return ways, None
 
 
 def _collect(graph: fx.Graph, root: nn.Module, flow: Flow) -> Iterator[nn.Module]:

@@ -9,6 +9,7 @@ from torch import nn
 from torch.fx.proxy import TraceError
 
 from batchnorm.surgery.methods import codes_of
+from batchnorm.surgery.modules import OF_EVERY_MODULE, modules_in
 
 __all__ = ["undecorated"]
 
@@ -16,7 +17,6 @@ _ALL_PARTS = {
     "_modules", "apply", "children", "get_submodule", "modules", "named_children", "named_modules",
     "register_forward_hook", "register_forward_pre_hook", "vars", "__dict__",
 }  # fmt: skip
-_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
 def undecorated(forward: Callable[..., Any], module: nn.Module) -> Callable[..., Any]:
@@ -41,20 +41,14 @@ def undecorated(forward: Callable[..., Any], module: nn.Module) -> Callable[...,
         return forward
     parts = _ALL_PARTS | set(module._modules)
     parts |= {
-        name for name, value in vars(module).items() if name not in _OF_EVERY_MODULE and _holds_module(value)
+        name
+        for name, value in vars(module).items()
+        if name not in OF_EVERY_MODULE and next(modules_in(value), None) is not None
     }
     used = sorted(parts.intersection(_names(forward, wrapped)))
     if used:
         raise TraceError(f"its forward is wrapped by a decorator that may use its parts ({', '.join(used)})")
     return wrapped
-
-
-def _holds_module(value: object) -> bool:
-    if isinstance(value, dict):
-        return any(map(_holds_module, value.values()))
-    if isinstance(value, list | tuple | set):
-        return any(map(_holds_module, value))
-    return isinstance(value, nn.Module)
 
 
 def _names(forward: Callable[..., Any], wrapped: Callable[..., Any]) -> set[str]:

@@ -1,15 +1,11 @@
 """Write a model as ONNX or as a torch.export program, folded and checked."""
 
-import contextlib
 import dataclasses
-import io
 import json
-import logging
 import math
 import os
-import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,12 +15,14 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from batchnorm.nn import BatchNorm2d
-from batchnorm.records import error_line, import_optional, write_atomic
+from batchnorm.records import write_atomic
 from batchnorm.records.record import Record
-from batchnorm.surgery.constants import constants_of, is_norm, runs_forward_of
+from batchnorm.surgery.constants import constants_of, is_norm
 from batchnorm.surgery.copied import copied
 from batchnorm.surgery.equivalence import check_difference, outputs_of, tensors_in
 from batchnorm.surgery.fold import FoldReport, expect_predicting, fold
+from batchnorm.surgery.formats import first_line, require_onnx, run_onnx, run_pt2, to_onnx, to_pt2
+from batchnorm.surgery.modules import runs_forward_of
 
 __all__ = ["FORMATS", "ExportReport", "export"]
 
@@ -95,7 +93,7 @@ def export(
     if path.is_dir():
         raise ValueError(f"export: path expected a file, got the directory {path}")
     if path.suffix == ".onnx":
-        _require_onnx()
+        require_onnx()
     expect_predicting("export", model)
     first = next(tensors_in(example), None)
     if first is None or not first.numel():
@@ -113,15 +111,15 @@ def export(
     opset = None
     if path.suffix == ".onnx":
         outputs = len(outputs_of(model, example))
-        content, opset = _to_onnx(
+        content, opset = to_onnx(
             program, outputs, metadata, optimize=not keep_bn, dynamic_batch=dynamic_batch
         )
     else:
-        content = _to_pt2(program, metadata)
+        content = to_pt2(program, metadata)
     examples = []
     if verify:
         examples = [example, *inputs, *([_random_like(example, CHECK_BATCH)] if dynamic_batch else [])]
-    run = _run_onnx if path.suffix == ".onnx" else _run_pt2
+    run = run_onnx if path.suffix == ".onnx" else run_pt2
     differences = [
         check_difference(
             "export",
@@ -134,11 +132,6 @@ def export(
     ]
     write_atomic(path, content)
     return ExportReport(str(path), len(content), opset, report, len(examples), max(differences, default=None))
-
-
-def _require_onnx() -> None:
-    for module in ("onnxruntime", "onnxscript"):
-        import_optional(module, "export: an .onnx file", "batchnorm[onnx]")
 
 
 def _with_any_kernels(model: nn.Module) -> nn.Module:
@@ -166,17 +159,8 @@ def _trace(model: nn.Module, example: Any, dynamic_batch: bool) -> ExportedProgr
     except Exception as error:
         hint = "; try dynamic_batch=False" if dynamic_batch else ""
         raise ValueError(
-            f"export: model expected to be traceable by torch.export, got {_first_line(error)}{hint}"
+            f"export: model expected to be traceable by torch.export, got {first_line(error)}{hint}"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    """Kind and first words of an error, without colours."""
-    words = _COLOURS.sub("", str(error)).strip()
-    return f"{type(error).__name__}: {words.splitlines()[0]}" if words else type(error).__name__
-
-
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def _call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -199,74 +183,3 @@ def _random_like(example: Any, batch: int) -> Any:
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(rows.shape, generator=generator).to(rows)
     return rows.mean() + rows.std() * noise if rows.numel() > 1 else noise
-
-
-def _to_onnx(
-    program: ExportedProgram, outputs: int, metadata: str, *, optimize: bool, dynamic_batch: bool
-) -> tuple[bytes, int]:
-    # onnxscript's optimizer would fold batch norm, in float32 and unsaid
-    names = ["output"] if outputs == 1 else [f"output_{number}" for number in range(outputs)]
-    try:
-        with warnings.catch_warnings(), _quiet_exporter():
-            warnings.simplefilter("ignore")
-            exported = torch.onnx.export(program, output_names=names, optimize=optimize, verbose=False)
-    except Exception as error:
-        reason: BaseException = error
-        while reason.__cause__ is not None:  # the outermost tells how to write to PyTorch
-            reason = reason.__cause__
-        unknown = isinstance(reason, torch.onnx.errors.OnnxExporterError)  # an operator, for any batch
-        hint = "; try dynamic_batch=False" if dynamic_batch and not unknown else ""
-        raise ValueError(
-            f"export: model expected to be convertible to ONNX, got {_first_line(reason)}{hint}"
-        ) from error
-    assert exported is not None
-    exported.model.metadata_props["batchnorm.fold"] = metadata
-    proto = exported.model_proto
-    return proto.SerializeToString(), next(o.version for o in proto.opset_import if o.domain == "")
-
-
-@contextlib.contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Do not let torch say which operators of torchvision it will not need."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def _run_onnx(content: bytes, examples: Sequence[Any]) -> list[list[Tensor]]:
-    import onnxruntime
-
-    try:
-        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-        names = [given.name for given in session.get_inputs()]
-        return [
-            [
-                torch.from_numpy(output)
-                for output in session.run(
-                    None,
-                    {n: t.detach().cpu().numpy() for n, t in zip(names, tensors_in(given), strict=True)},
-                )
-            ]
-            for given in examples
-        ]
-    except Exception as error:  # its errors are of no common class; NumPy's are of what it cannot be given
-        dtype = next(tensors_in(examples[0])).dtype
-        raise ValueError(
-            f"export: model on {dtype} expected to run in onnxruntime, got {error_line(error)}; "
-            "verify=False writes it unchecked"
-        ) from error
-
-
-def _to_pt2(program: ExportedProgram, metadata: str) -> bytes:
-    buffer = io.BytesIO()
-    torch.export.save(program, buffer, extra_files={"batchnorm.fold": metadata})
-    return buffer.getvalue()
-
-
-def _run_pt2(content: bytes, examples: Sequence[Any]) -> list[list[Tensor]]:
-    module = torch.export.load(io.BytesIO(content)).module()
-    return [outputs_of(module, given) for given in examples]

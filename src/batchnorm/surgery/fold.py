@@ -12,16 +12,14 @@ from torch import Tensor, nn
 
 from batchnorm.records import error_line
 from batchnorm.records.record import Record
+from batchnorm.surgery.apply_match import apply_match
 from batchnorm.surgery.constants import is_norm
 from batchnorm.surgery.copied import copied
 from batchnorm.surgery.dataflow import trace_flow
 from batchnorm.surgery.equivalence import check_difference, outputs_of
 from batchnorm.surgery.feed import first_of
-from batchnorm.surgery.folding import Weighted, fold_after, fold_before
 from batchnorm.surgery.layers import expect_initialized, is_scripted_norm
-from batchnorm.surgery.matching import Match, match
-from batchnorm.surgery.remains import Folded, ScaleShift
-from batchnorm.surgery.snapshot import Snapshot
+from batchnorm.surgery.matching import match
 
 __all__ = ["FoldReport", "expect_predicting", "fold"]
 
@@ -116,7 +114,7 @@ def fold(
     with contextlib.ExitStack() as undo:
         modules = dict(result.named_modules())
         for found in matching.matches:
-            _apply(found, modules, undo)
+            apply_match(found, modules, undo)
         difference = None
         if example is not None:
             after = _outputs_folded(result, example)
@@ -173,56 +171,3 @@ def _watched_ranks(model: nn.Module) -> Iterator[dict[str, set[int]]]:
                 handle = module.register_forward_pre_hook(watch(name), with_kwargs=True)
                 stack.callback(handle.remove)
         yield ranks
-
-
-@torch.no_grad()
-def _apply(found: Match, modules: Mapping[str, nn.Module], undo: contextlib.ExitStack) -> None:
-    norm, constants = modules[found.norm], found.constants
-    for names, arithmetic in ((found.before, fold_before), (found.after, fold_after)):
-        for name in names:
-            layer = modules[name]
-            assert isinstance(layer, Weighted)
-            _put(layer, name, arithmetic(layer, constants), undo)
-    remains: nn.Module
-    if found.why:
-        weight, bias = (
-            values.to(next(_values(norm)).device, constants.dtype)
-            for values in (constants.scale, constants.shift)
-        )
-        remains = ScaleShift(weight, bias, constants.activation, constants.avg_pool, constants.channel_dim)
-        remains.requires_grad_(constants.requires_grad)
-    elif constants.fused or found.dims is not None:
-        remains = Folded(constants.activation, constants.avg_pool, found.dims)
-    else:
-        remains = nn.Identity()
-    for name in _OPTIONS & vars(norm).keys():  # code around it may ask, for num_features above all
-        setattr(remains, name, vars(norm)[name])
-    _become(norm, remains.train(norm.training), undo)
-
-
-_OPTIONS = {"num_features", "eps", "momentum", "affine", "track_running_stats"}
-
-
-def _values(module: nn.Module) -> Iterator[Tensor]:
-    return itertools.chain(module.parameters(), module.buffers())
-
-
-def _put(layer: Weighted, name: str, values: tuple[Tensor, Tensor], undo: contextlib.ExitStack) -> None:
-    """Give a layer new parameters of the dtype, device and memory format of its weight."""
-    old = layer.weight
-    undo.callback(layer._parameters.update, dict(layer._parameters))
-    for key, value in zip(("weight", "bias"), values, strict=True):
-        new = torch.empty_like(old) if key == "weight" else old.new_empty(value.shape)
-        if not torch.isfinite(new.copy_(value)).all() and torch.isfinite(old).all():
-            raise ValueError(
-                f"fold: {name}.{key} expected numbers that fit into {old.dtype}, got too large ones"
-            )
-        layer._parameters[key] = nn.Parameter(new, old.requires_grad)
-
-
-def _become(module: nn.Module, other: nn.Module, undo: contextlib.ExitStack) -> None:
-    """Make a module another in place: it may be referred to from lists and attributes we do not see."""
-    undo.callback(Snapshot([module]).restore)
-    object.__setattr__(module, "__class__", type(other))
-    vars(module).clear()
-    vars(module).update(vars(other))

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from batchnorm.surgery.axes import Axis
-from batchnorm.surgery.constants import Constants, hooks_of, runs_forward_of
+from batchnorm.surgery.constants import Constants
+from batchnorm.surgery.modules import has_hooks, runs_forward_of
 
 __all__ = [
     "Weighted",
@@ -47,7 +48,7 @@ def is_plain(module: nn.Module) -> TypeGuard[Weighted]:
 
 def why_not(module: Weighted) -> str | None:
     """Why a plain layer cannot take a batch norm in; None if it can."""
-    if any(hooks_of(module)):
+    if has_hooks(module):
         return "has hooks"
     if parametrize.is_parametrized(module) or not isinstance(module._parameters.get("weight"), nn.Parameter):
         return "is parametrized"

@@ -13,7 +13,8 @@ from typing import Any
 from torch import nn
 
 from batchnorm.surgery.exchange import ORIGIN, Layer, become
-from batchnorm.surgery.plan import Absorbed, Fusion, plan_fusions
+from batchnorm.surgery.fusion import Absorbed, Fusion
+from batchnorm.surgery.plan import plan_fusions
 from batchnorm.surgery.pools import plan_pools
 from batchnorm.surgery.rewrite import Rewritten
 from batchnorm.surgery.snapshot import Snapshot

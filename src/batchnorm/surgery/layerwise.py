@@ -3,7 +3,6 @@
 In the end every layer holds the statistics of exactly what it is given when the network predicts.
 """
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -14,7 +13,7 @@ from batchnorm.surgery.layers import BatchNorm
 from batchnorm.surgery.pool import LayerStatistics, UnsteadyError, pool_inputs
 from batchnorm.surgery.watch import Watch, put_statistics
 
-__all__ = ["layer_by_layer"]
+__all__ = ["first_calls", "layer_by_layer"]
 
 STILL = 1e-6  # of a standard deviation
 LEAST_SHARE = 1 / 32  # of a change, below which a noisy loader is not worth another round
@@ -37,7 +36,7 @@ def layer_by_layer(
         layers: Those to measure, by name.
         tolerance: As in `pool_inputs`.
     """
-    calls = _calls(model, feed, layers)
+    calls = first_calls(model, feed, layers)
     statistics: dict[str, LayerStatistics] = {}
     try:
         groups = _groups(calls)
@@ -53,8 +52,12 @@ def layer_by_layer(
     return statistics
 
 
-def _calls(model: nn.Module, feed: Feed, layers: Mapping[str, BatchNorm]) -> list[str]:
-    """Names of the layers in the order of a first forward's calls."""
+def first_calls(model: nn.Module, feed: Feed, layers: Mapping[str, BatchNorm]) -> list[str]:
+    """Names of the layers in the order of a first forward's calls.
+
+    Raises:
+        ValueError: If there is no batch.
+    """
     with Watch(layers, ()).hooked() as watch:
         for batch, _ in feed:
             watch.observe(feed.forward, model, batch)
@@ -73,8 +76,9 @@ def _measure(
 ) -> dict[str, LayerStatistics]:
     """Measure a group and put its statistics in place; ``again`` and again until they are a fixed point."""
     placed: dict[str, tuple[Tensor, Tensor]] = {}
-    before, share = math.inf, 1.0
-    for number in itertools.count(1):
+    before, share, number = math.inf, 1.0, 0
+    while True:
+        number += 1
         pools, skipped = pool_inputs(model, feed, watch, tolerance, calls)
         statistics = {name: pool.statistics(name, skipped) for name, pool in pools.items()}
         change = max((_distance(new, placed.get(name)) for name, new in statistics.items()), default=0.0)
@@ -91,7 +95,6 @@ def _measure(
         if done:
             return statistics
         before = change
-    raise AssertionError("unreachable")
 
 
 def _distance(new: LayerStatistics, placed: tuple[Tensor, Tensor] | None) -> float:

@@ -4,13 +4,13 @@ import dis
 import inspect
 import itertools
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from types import CodeType, FunctionType
 from typing import Any
 
 from torch import nn
 
-__all__ = ["codes_of", "methods_using", "names_in_forward", "uses"]
+__all__ = ["codes_of", "functions_in", "methods_using", "names_in_forward", "uses"]
 
 
 def names_in_forward(module: nn.Module) -> set[str]:
@@ -55,12 +55,18 @@ def _methods(module: nn.Module) -> dict[str, list[FunctionType]]:
     """By name, in all classes below torch's."""
     methods = defaultdict(list)
     for cls in type(module).__mro__[: -len(nn.Module.__mro__)]:
-        for name, value in vars(cls).items():
-            held: Any = value.fget if isinstance(value, property) else value
-            function = inspect.unwrap(held)  # what a decorator wraps
-            if isinstance(function, FunctionType):
-                methods[name].append(function)
+        for name, function in functions_in(vars(cls)):
+            methods[name].append(function)
     return methods
+
+
+def functions_in(names: Mapping[str, Any]) -> Iterator[tuple[str, FunctionType]]:
+    """Functions of a class or module by name, those of properties and what decorators wrap too."""
+    for name, value in names.items():
+        held: Any = value.fget if isinstance(value, property) else value
+        function = inspect.unwrap(held)
+        if isinstance(function, FunctionType):
+            yield name, function
 
 
 def codes_of(code: CodeType) -> Iterator[CodeType]:

@@ -10,8 +10,9 @@ import torch
 from torch import fx, nn
 from torch.fx.proxy import TraceError
 
+from batchnorm.surgery.answering import Answering, Proxy, traced
 from batchnorm.surgery.graph_functions import in_one_dtype, in_place
-from batchnorm.surgery.ways import Answering, Proxy, Way, ways_through
+from batchnorm.surgery.ways import Way, ways_through
 
 __all__ = ["OwnCode", "own_code"]
 
@@ -96,7 +97,7 @@ def own_code(module: nn.Module) -> OwnCode | str:
                 modes.enter_context(torch.set_grad_enabled(training))
                 for device in ("cpu", "cuda"):
                     modes.enter_context(torch.autocast(device, enabled=training))
-                code = _traced(module)
+                code = _traced(module, modes)
             module.training = mode
             if held.changed():
                 return f"{name} changes its attributes when it runs"
@@ -113,27 +114,21 @@ def own_code(module: nn.Module) -> OwnCode | str:
     return train
 
 
-def _traced(module: nn.Module) -> OwnCode:
+def _traced(module: nn.Module, noted: contextlib.ExitStack) -> OwnCode:
     """The code of a module in the mode that it is in."""
     seen = {_modes()}
-    tracer: Answering = _Tracer(seen)
 
     def attempt(
         given: Mapping[str, object], answers: Sequence[bool]
     ) -> tuple[Answering, fx.Graph | Exception]:
-        nonlocal tracer
-        tracer = _Tracer(seen, answers)
-        try:
-            return tracer, tracer.trace(module, dict(given))
-        except Exception as error:
-            return tracer, error
+        return traced(lambda: _Tracer(seen, answers), module, given, noted)
 
     ways = list(ways_through(module, attempt, may_refuse=True))
     if not ways:
         raise TraceError("it ends in an error whatever it is given")
+    tracer, anything = attempt({}, ())
     if tracer.undecorated:
         return OwnCode([way.graph for way in ways], None, False, "is wrapped by a decorator")
-    tracer, anything = attempt({}, ())
     if isinstance(anything, fx.Graph) and not tracer.answers and all(_is_case(way, anything) for way in ways):
         return OwnCode([anything], anything, len(seen) == 1)
     why = "goes different ways by its arguments or values"

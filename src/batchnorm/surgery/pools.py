@@ -9,8 +9,9 @@ from torch import fx, nn
 
 from batchnorm.surgery.call_sites import CallSites, Site, called_module
 from batchnorm.surgery.exchange import Layer
-from batchnorm.surgery.pairs import has_hooks
-from batchnorm.surgery.plan import Absorbed, Fusion, is_used_bare
+from batchnorm.surgery.fusion import Absorbed, Fusion
+from batchnorm.surgery.modules import has_hooks
+from batchnorm.surgery.places import bare_use
 
 __all__ = ["plan_pools"]
 
@@ -71,8 +72,8 @@ def _layers_before(pool: nn.Module, sites: CallSites) -> set[nn.Module]:
     alone = (
         len(layers) == len(found)
         and all(len(_calls(layer, sites)) == times for layer, times in found.items() if layer is not None)
-        and not is_used_bare(pool, layers, sites)
-        and not any(is_used_bare(layer, [pool], sites) for layer in layers)
+        and bare_use(pool, layers, sites) is None
+        and all(bare_use(layer, [pool], sites) is None for layer in layers)
     )
     return layers if alone else set()
 

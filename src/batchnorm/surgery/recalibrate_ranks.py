@@ -13,6 +13,7 @@ from batchnorm.records import error_line
 from batchnorm.surgery.borrow import borrowed
 from batchnorm.surgery.feed import Feed
 from batchnorm.surgery.layers import choose_layers
+from batchnorm.surgery.layerwise import first_calls
 from batchnorm.surgery.pool import LayerStatistics, Pool, UnsteadyError, pool_inputs
 from batchnorm.surgery.population import device_of
 from batchnorm.surgery.recalibrate import RecalibrationReport, change_of, commit, expect_some
@@ -123,12 +124,7 @@ def _calls(model: nn.Module, feed: Feed, layers: Iterable[str] | None) -> list[s
             "give its module"
         )
     feed.expect_repeatable()
-    watch = Watch(choose_layers(model, layers).layers, ())
-    with watch.hooked():
-        for batch, _ in feed:
-            watch.observe(feed.forward, model, batch)
-            return watch.calls
-    raise ValueError("recalibrate: loader expected one batch or more, got none")
+    return first_calls(model, feed, choose_layers(model, layers).layers)
 
 
 def _measure(model: nn.Module, feed: Feed, watch: Watch, calls: list[str]) -> tuple[Pool | None, int]:

@@ -3,10 +3,9 @@
 import torch
 from torch import Tensor, fx, nn
 
-__all__ = ["Folded", "ScaleShift"]
+__all__ = ["ACTIVATION_MODULES", "Folded", "ScaleShift"]
 
-_ACTIVATIONS: dict[str | None, type[nn.Module]] = {
-    None: nn.Identity,
+ACTIVATION_MODULES: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
     "relu6": nn.ReLU6,
@@ -49,7 +48,7 @@ class Folded(nn.Module):
 
     def __init__(self, activation: str | None = None, avg_pool: int = 1, dims: int | None = None) -> None:
         super().__init__()
-        self.activation = _ACTIVATIONS[activation]()
+        self.activation = nn.Identity() if activation is None else ACTIVATION_MODULES[activation]()
         if avg_pool > 1:
             self.activation = nn.Sequential(self.activation, nn.AvgPool2d(avg_pool))
         self.dims = dims

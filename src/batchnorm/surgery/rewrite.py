@@ -17,6 +17,7 @@ from torch import fx, nn
 from batchnorm.surgery.call_sites import called_module
 from batchnorm.surgery.graph_functions import in_one_dtype
 from batchnorm.surgery.layers import BatchNorm
+from batchnorm.surgery.modules import OF_EVERY_MODULE
 from batchnorm.surgery.pairs import Pair, addend, changes
 
 __all__ = ["Rewritten", "fused_class"]
@@ -56,7 +57,7 @@ class Rewritten:
     def __setattr__(self, name: str, value: Any) -> None:
         """Refuse what the new code would not see: attributes were read when it was traced."""
         known = vars(self)
-        if name in known and name not in _OF_EVERY_MODULE and known[name] is not value:
+        if name in known and name not in OF_EVERY_MODULE and known[name] is not value:
             raise RuntimeError(
                 f"convert: {name} of {type(self).__name__} expected {known[name]!r} as when it was fused, "
                 f"got {value!r}; revert first"
@@ -65,9 +66,6 @@ class Rewritten:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return _new, (self._home, self._code), self.__getstate__()
-
-
-_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
 def fused_class(

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from batchnorm.ops.masks import as_weights
-from batchnorm.surgery.constants import FORWARDS, runs_forward_of
+from batchnorm.surgery.constants import FORWARDS
 from batchnorm.surgery.feed import first_of
 from batchnorm.surgery.layers import BatchNorm
+from batchnorm.surgery.modules import runs_forward_of
 from batchnorm.surgery.moments import Moments, moments_of
 
 __all__ = ["Watch", "put_statistics"]
