@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from batchnorm.data import Batches, FashionMNIST, load_fashion_mnist
-from batchnorm.doctor.diagnose import examine
+from batchnorm.doctor.examine import examine
 from batchnorm.doctor.gap import excess_of, independence_of
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import all_rules

@@ -51,3 +51,33 @@ def test_a_loader_that_fails_is_the_owners_fault(rules_may_fail):
 
     with pytest.raises(FileNotFoundError, match="image 97"):
         diagnose(trained(), Loader())
+
+
+def test_a_comparison_of_sizes_that_fails_leaves_both(monkeypatch, rules_may_fail):
+    monkeypatch.setattr(f"{RULES}.bn027_train_eval_gap.explained", broken)
+    model = trained()
+    model[1].reset_running_stats()
+    report = diagnose(model, batches(), rules=["BN001", "BN027"])
+    assert set(report.codes) == {"BN001", "BN027"}
+    assert report.skipped == {"BN027": "IndexError: index 9 is out of bounds"}
+
+
+def test_an_iterator_is_read_once():
+    one, other = (diagnose(trained(momentum=0.02), data) for data in (iter(batches()), batches()))
+    assert one.findings == other.findings
+    assert one.codes == ("BN012",)
+    assert one.batches == other.batches == 20
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((trained(), None, {"batches": 0}), "diagnose: batches expected 1 or more, got 0"),
+        ((3, None, {}), "diagnose: model expected a module, a state dict or an exported program, got int"),
+        ((trained(), 3, {}), "diagnose: loader expected an iterable of batches, got int"),
+    ],
+)
+def test_what_cannot_be_diagnosed_is_said(given, message):
+    model, loader, settings = given
+    with pytest.raises(ValueError, match=message):
+        diagnose(model, loader, **settings)

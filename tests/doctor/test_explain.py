@@ -8,6 +8,7 @@ from torch import nn
 
 from batchnorm.doctor import diagnose
 from tests.doctor.networks import NORMS, batches, by_class, fresh, train, trained
+from tests.doctor.test_small_causes import computed_twice
 
 
 @pytest.mark.parametrize("layer", NORMS)
@@ -74,3 +75,10 @@ def test_a_layer_that_is_no_class_of_torch_is_explained_too():
     explanation = diagnose(model, batches()).explanation
     assert "It begins in layer 4:" in explanation
     assert int(re.search(r"(\d+)% of the layers' gaps", explanation)[1]) >= 95
+
+
+def test_a_cause_too_small_for_the_gap_is_not_named():
+    model, data, _ = computed_twice()
+    report = diagnose(model, data)
+    assert "BN037" in report.codes
+    assert "It begins in layer body.4: no cause was found" in report.explanation

@@ -175,3 +175,27 @@ def test_a_layer_that_the_data_do_not_reach_is_left_alone():
     _, done = diagnose(model).fix(model, batches(), consent=["BN001"])
     said = {one.finding.layer: (one.done[:21], one.reason) for one in done.mended}
     assert said == {"body.1": ("recalibrated 3 layers", ""), "head": ("", "not reached by the data")}
+
+
+def test_an_iterator_is_read_for_the_fix_and_for_the_second_diagnosis():
+    _, done = diagnose(never_updated(), batches()).fix(never_updated(), iter(batches()), consent=["BN001"])
+    assert done.mended[0].done.startswith("recalibrated 3 layers")
+    assert done.remaining == ()
+
+
+def test_what_needs_no_data_is_mended_beside_what_does():
+    model = never_updated()
+    model[4].eps = 1e-3
+    _, done = diagnose(model, batches()).fix(model, consent=["BN001", "BN013"])
+    assert [(one.finding.code, one.done[:12]) for one in done.mended] == [
+        ("BN001", "recalibrated"),
+        ("BN013", "eps 0.001 is"),
+    ]
+
+
+def test_a_suspicion_without_data_is_settled_by_those_of_the_fix():
+    model = trained(momentum=0.02)
+    report = diagnose(model)
+    assert {finding.state for finding in report.findings} == {"suspected"}
+    _, done = report.fix(model, batches(), consent=["BN012"])
+    assert done.remaining == ()

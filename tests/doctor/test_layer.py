@@ -8,7 +8,7 @@ from torch import nn
 
 from batchnorm import BatchNorm1d, BatchNorm2d, stats
 from batchnorm.doctor import diagnose
-from batchnorm.doctor.layer import layers_of_checkpoint, layers_of_model
+from batchnorm.doctor.layers import layers_of_checkpoint, layers_of_model
 from tests.doctor.networks import batches, fresh, norms, rows, train, trained
 
 

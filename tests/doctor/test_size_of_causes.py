@@ -44,12 +44,21 @@ def test_dropout_alone_is_one_finding():
     assert graver(diagnose(dropped(), DATA)) == [("BN021", "warn")]
 
 
-def test_statistics_measured_without_dropout_are_one_finding_too():
+def test_statistics_measured_without_dropout_are_sound():
     model = dropped()
     recalibrate(model, DATA)
     report = diagnose(model, DATA)
-    assert graver(report) == [("BN021", "warn")]
-    assert [finding.code for finding in report.withdrawn] == ["BN027"]
+    assert graver(report) == []
+    assert [(f.code, f.message.rpartition("Withdrawn: ")[-1]) for f in report.withdrawn] == [
+        ("BN021", "its running variance is that of prediction.")
+    ]
+
+
+def test_statistics_of_other_weights_behind_dropout_are_not_sound():
+    model = dropped()
+    recalibrate(model, DATA)
+    model[4].weight.data *= 2
+    assert graver(diagnose(model, DATA)) == [("BN027", "error"), ("BN021", "warn")]
 
 
 def test_dropout_explains_no_mean_that_is_elsewhere():

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from batchnorm.doctor.layer import layers_of_model, plain
+from batchnorm.doctor.layer import plain
+from batchnorm.doctor.layers import layers_of_model
 
 __all__ = ["Numbers", "changes", "numbers_of"]
 

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 
-from batchnorm.doctor.observe import Moments
+from batchnorm.doctor.moments import Moments
 
 __all__ = ["Distance", "apart"]
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from batchnorm.doctor.gap import HARMFUL, Gap, excess_of
-from batchnorm.doctor.judge import INFO_RATIO, WARN_RATIO
-from batchnorm.doctor.passes import run_pass
+from batchnorm.doctor.gap import HARMFUL, INFO_RATIO, Gap, excess_of
+from batchnorm.doctor.guard import Loan
+from batchnorm.doctor.judge import WARN_RATIO
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.report import LayerGap
 from batchnorm.records import Finding
@@ -63,7 +63,10 @@ def explain(patient: Patient, findings: Sequence[Finding], layers: Sequence[Laye
     first = off[0]
     called = f"layer {first}" if first else "the layer"
     own = patient.gaps[first]
-    cause = next((f for f in findings if f.code in CAUSES and f.layer in (first, None)), None)
+    here = [finding for finding in findings if finding.layer in (first, None)]
+    # Where the gap itself stands, none of the causes accounts for it.
+    causes = [f for f in here if f.code in CAUSES] if all(f.code != "BN027" for f in here) else []
+    cause = causes[0] if causes else None
     because = CAUSES[cause.code] if cause is not None else "no cause was found beyond the numbers themselves"
     removed = _removed(patient, first)
     mend = cause.fix.text if cause is not None else "batchnorm.recalibrate(model, loader)"
@@ -120,13 +123,14 @@ def _removed(patient: Patient, layer: str) -> float | None:
 
 def _gaps_with(patient: Patient, name: str, mean: Tensor, var: Tensor) -> dict[str, Gap]:
     """Gaps in prediction if a layer, of whatever class, had other statistics."""
-    assert patient.model is not None
-    with patient.lent() as loan:
-        norm = patient.model.get_submodule(name)
+
+    def prepare(loan: Loan) -> None:
+        norm = loan.model.get_submodule(name)
         for key, values in (("running_mean", mean), ("running_var", var)):
             getattr(norm, key).copy_(values)  # what is lent has copies of its buffers
         loan.predict()
-        examined = run_pass(patient.model, patient.by_name, patient.few, patient.forward)
+
+    examined = patient.run(prepare, patient.few)
     exchanged = dataclasses.replace(patient.by_name[name], mean=mean, var=var)
     return patient.predicted(examined, {**patient.by_name, name: exchanged})
 

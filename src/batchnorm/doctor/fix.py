@@ -1,6 +1,7 @@
 """Mending a copy of the model, with a second diagnosis to prove it."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -74,7 +75,7 @@ def fix(
     settings: Settings,
     consent: Iterable[str],
     batches: int,
-    diagnose_again: Callable[[nn.Module], tuple[Finding, ...]],
+    diagnose_again: Callable[..., tuple[Finding, ...]],
 ) -> tuple[nn.Module, FixReport]:
     """Mend a copy of a model.
 
@@ -85,7 +86,7 @@ def fix(
         settings: Of the diagnosis.
         consent: Codes of rules whose fix may change numbers; safe fixes need none.
         batches: How many batches of the loader to measure on.
-        diagnose_again: The second diagnosis.
+        diagnose_again: The second diagnosis, of a model, data and settings that are others now.
 
     Raises:
         ValueError: If a code is unknown, or the model cannot be copied.
@@ -95,9 +96,13 @@ def fix(
     for code in sorted(allowed - rules.keys()):
         raise ValueError(f"fix: consent expected codes as {min(rules)}, got {code!r}")
     mended_model = copied("fix", model)
-    mended = mend(Repair(mended_model, loader, settings, batches), findings, allowed)
-    remaining = diagnose_again(mended_model) if any(one.done for one in mended) else tuple(findings)
-    return mended_model, FixReport(mended, remaining)
+    if isinstance(loader, Iterator):  # it is read twice
+        loader = list(itertools.islice(loader, batches))
+    repair = Repair(mended_model, loader, settings, batches)
+    mended = mend(repair, findings, allowed)
+    if not any(one.done for one in mended):
+        return mended_model, FixReport(mended, tuple(findings))
+    return mended_model, FixReport(mended, diagnose_again(mended_model, loader, **repair.changed))
 
 
 def mend(repair: Repair, findings: Sequence[Finding], allowed: Container[str]) -> tuple[Mended, ...]:

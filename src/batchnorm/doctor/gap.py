@@ -7,7 +7,7 @@ scatter of the same batches, so the ratio of the two is 1 in a healthy layer wha
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ __all__ = [
     "INFO_RATIO",
     "LEAST_GAP",
     "Gap",
+    "Gaps",
     "blown_up",
     "excess_of",
     "gap_of",
@@ -64,6 +65,14 @@ class Gap:
     def reaches(self, ratio: float) -> bool:
         """Whether the gap is so many times what sampling explains, and large enough to matter."""
         return self.ratio >= ratio and self.size > LEAST_GAP
+
+    def beyond(self, part: "Gap") -> "Gap":
+        """What is left of it without what a part has beyond sampling; independent parts add in squares."""
+        known = (part.gap.square() - part.expected.square()).clamp_min(0)
+        return Gap((self.gap.square() - known).clamp_min(0).sqrt(), self.expected)
+
+
+Gaps = Mapping[str, Gap]  # by layer
 
 
 def gap_of(layer: Layer, series: Series) -> Gap | None:
@@ -161,8 +170,9 @@ def independence_by_chance(series: Series) -> float:
 
     The ratio of two variances follows Fisher's F; its logarithm is nearly normal, with variance
     2 / d₁ + 2 / d₂ for the degrees of freedom. Channels count as one, since they may all say the same.
+
+    Args:
+        series: Two batches or more, of more samples than batches.
     """
     batches, samples = len(series.mean), float(series.items.sum())
-    if batches < 2 or samples <= batches:
-        return math.inf
     return math.exp(3.5 * math.sqrt(2 / (batches - 1) + 2 / (samples - batches)))

@@ -11,7 +11,6 @@ from batchnorm.records import SEVERITIES, Finding
 
 __all__ = [
     "ERROR_RATIO",
-    "INFO_RATIO",
     "WARN_RATIO",
     "by_gap",
     "confirmed",
@@ -33,9 +32,18 @@ def gravity(patient: Patient, gap: Gap) -> str | None:
     return "error" if gap.reaches(ERROR_RATIO) else "warn"
 
 
-def covers(cause: Finding, left: str | None) -> bool:
-    """Whether a cause says enough of a fault: what it leaves unexplained is no graver than itself."""
-    return left is None or SEVERITIES.index(cause.severity) <= SEVERITIES.index(left)
+def covers(cause: Finding, whole: float, left: float, severity: str | None) -> bool:
+    """Whether a cause says enough of a gap: most of its square, and what it leaves is no graver than itself.
+
+    Args:
+        cause: Another rule's finding.
+        whole: Ratio of the gap.
+        left: The same without the cause.
+        severity: How grave that is; None for nothing.
+    """
+    if severity is None:
+        return True
+    return 2 * left**2 <= whole**2 and SEVERITIES.index(cause.severity) <= SEVERITIES.index(severity)
 
 
 def is_of_start(patient: Patient, layer: str) -> bool:

@@ -1,38 +1,33 @@
-"""Batch-norm layers of a model or a checkpoint, whatever class they are: the one place that knows.
-
-Known are torch's layers, ours and SyncBatchNorm; *frozen* are the fixed layers of torchvision, detectron2
-and timm; *foreign* is everything else that holds ``running_mean`` and ``running_var``.
-"""
+"""What is known of one batch-norm layer."""
 
 import dataclasses
-import math
-from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from batchnorm.nn import BatchNorm1d, BatchNorm2d, BatchNorm3d
-from batchnorm.nn.statistics import Frozen, Rows, Statistics, Synced
+from batchnorm.nn.statistics import Frozen, Rows, Statistics
 
 __all__ = [
     "NO_VARIANCE",
+    "OURS",
+    "USUAL_EPS",
     "Layer",
+    "TorchBatchNorm",
     "channels_first",
     "is_fixed",
     "is_locked",
     "is_ours",
-    "layers_of_checkpoint",
-    "layers_of_model",
+    "keeps",
     "learns",
     "plain",
 ]
 
 TorchBatchNorm = nn.modules.batchnorm._BatchNorm
 NO_VARIANCE = 1e-12  # and below: a 0, perhaps converted
+USUAL_EPS = 1e-5  # for a checkpoint, which does not hold it
 DRAWN = 0.05  # standard deviation of an initial weight; 0.02 is usual
 OURS = (BatchNorm1d, BatchNorm2d, BatchNorm3d)
-_FORWARDS = {TorchBatchNorm.forward, nn.SyncBatchNorm.forward, *(layer.forward for layer in OURS)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,7 +71,7 @@ class Layer:
     @property
     def rows(self) -> int:
         """Domains or steps that have statistics of their own; 1 for any other layer."""
-        kept = getattr(self.module, "running_mean", None) if _has(self.module, Rows) else self.mean
+        kept = getattr(self.module, "running_mean", None) if keeps(self.module, Rows) else self.mean
         return len(kept) if isinstance(kept, Tensor) and kept.dim() == 2 else 1
 
     @property
@@ -140,12 +135,17 @@ class Layer:
         """Whether it is as it was made, so that nobody expects its statistics to fit."""
         return not self.count and self.has_initial_statistics() and not self.was_trained()
 
-    def gain(self) -> Tensor | None:
-        """|weight| / √(running_var + eps), ``(C,)`` float64; None if one is missing."""
-        if self.var is None or self.eps is None:
+    def gain(self, usual_eps: float | None = None) -> Tensor | None:
+        """|weight| / √(running_var + eps), ``(C,)`` float64; None if one is missing.
+
+        Args:
+            usual_eps: For a checkpoint, which does not hold it.
+        """
+        eps = usual_eps if self.eps is None else self.eps
+        if self.var is None or eps is None:
             return None
         weight = torch.ones_like(plain(self.var)) if self.weight is None else plain(self.weight)
-        return weight.abs() / (plain(self.var) + self.eps).sqrt()
+        return weight.abs() / (plain(self.var) + eps).sqrt()
 
 
 def plain(values: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ def plain(values: Tensor) -> Tensor:
 
 def is_fixed(module: nn.Module | None) -> bool:
     """Whether its statistics are `Frozen`, which neither ``train()`` nor torch's ``update_bn`` thaws."""
-    return _has(module, Frozen)
+    return keeps(module, Frozen)
 
 
 def is_locked(module: nn.Module | None) -> bool:
@@ -180,94 +180,7 @@ def channels_first(module: nn.Module, input: Tensor) -> Tensor:
     return input.movedim(-1, 1) if getattr(module, "channel_dim", 1) == -1 else input
 
 
-def _has(module: nn.Module | None, kind: type[Statistics]) -> bool:
+def keeps(module: nn.Module | None, kind: type[Statistics]) -> bool:
+    """Whether it is a layer of this package with statistics of a kind."""
     stats = getattr(module, "stats", None)
     return isinstance(stats, Statistics) and stats.find(kind) is not None
-
-
-def layers_of_model(model: nn.Module) -> tuple[Layer, ...]:
-    """The batch-norm layers of a model in the order of its definition, those in TorchScript left out."""
-    return tuple(_layers(model))
-
-
-def _layers(model: nn.Module) -> Iterator[Layer]:
-    for name, module in model.named_modules():
-        kind = _kind(module)
-        if kind is None or any(is_lazy(p) for p in module.parameters(recurse=False)):
-            continue
-        tensors = {
-            key: value.detach()
-            for key in ("running_mean", "running_var", "weight", "bias", "num_batches_tracked")
-            if isinstance(value := getattr(module, key, None), Tensor)
-        }
-        if _has(module, Rows):
-            tensors = _rows(tensors)
-        momentum = getattr(module, "momentum", math.nan)
-        yield Layer(
-            name,
-            kind,
-            module,
-            tensors.get("running_mean"),
-            tensors.get("running_var"),
-            tensors.get("weight"),
-            tensors.get("bias"),
-            tensors.get("num_batches_tracked"),
-            float(getattr(module, "eps", 1e-5)),
-            momentum if momentum is None else float(momentum),
-            bool(getattr(module, "track_running_stats", kind != "frozen")),
-            learns(module),
-        )
-
-
-def _rows(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Statistics of all domains or steps, one after the other."""
-    number = len(tensors["running_mean"])
-    counter = tensors.pop("num_batches_tracked", None)
-    flat = {
-        key: value.flatten() if key.startswith("running") else value.repeat(number)
-        for key, value in tensors.items()
-    }
-    return flat if counter is None else {**flat, "num_batches_tracked": counter.sum()}
-
-
-def _kind(module: nn.Module) -> str | None:
-    # What is compiled by TorchScript shows neither its calls nor its arithmetic.
-    if isinstance(module, nn.modules.instancenorm._InstanceNorm | torch.jit.ScriptModule):
-        return None
-    if isinstance(module, TorchBatchNorm):
-        if type(module).forward not in _FORWARDS:
-            return "foreign"
-        return "sync" if _has(module, Synced) or isinstance(module, nn.SyncBatchNorm) else "batch"
-    own = {**module._buffers, **module._parameters}
-    if own.get("running_mean") is None or own.get("running_var") is None:
-        return None
-    # The fixed layers of other libraries hold weight and bias as buffers, so that nothing trains them.
-    fixed = isinstance(own.get("weight"), Tensor) and module._buffers.get("weight") is not None
-    return "frozen" if fixed and "Frozen" in type(module).__name__ else "foreign"
-
-
-def layers_of_checkpoint(state: Mapping[str, Tensor]) -> tuple[Layer, ...]:
-    """The layers that a state dict holds, told by ``running_mean`` and ``running_var``.
-
-    Example:
-        >>> [layer.name for layer in layers_of_checkpoint(nn.Sequential(nn.BatchNorm1d(2)).state_dict())]
-        ['0']
-    """
-    names = [key.removesuffix("running_mean") for key in state if key.endswith("running_mean")]
-    return tuple(
-        Layer(
-            prefix.removesuffix("."),
-            "checkpoint",
-            None,
-            state[f"{prefix}running_mean"],
-            state.get(f"{prefix}running_var"),
-            state.get(f"{prefix}weight"),
-            state.get(f"{prefix}bias"),
-            state.get(f"{prefix}num_batches_tracked"),
-            None,
-            math.nan,
-            True,
-            False,
-        )
-        for prefix in names
-    )

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from batchnorm.doctor.layer import Layer
+from batchnorm.doctor.layers import layers_of_model
 from batchnorm.doctor.settings import Settings
 from batchnorm.surgery import RecalibrationReport, recalibrate
 from batchnorm.surgery.layers import choose_layers
@@ -26,6 +28,7 @@ class Repair:
         settings: As of the diagnosis.
         batches: How many batches to measure statistics on; None for all.
         asked: Layers for which `recalibrate` was called.
+        changed: Settings that mending made others, for the second diagnosis.
     """
 
     model: nn.Module
@@ -33,11 +36,16 @@ class Repair:
     settings: Settings
     batches: int | None = None
     asked: list[str | None] = dataclasses.field(default_factory=list)
+    changed: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def layer(self, name: str | None) -> nn.Module:
         """The module of a layer."""
         assert name is not None
         return self.model.get_submodule(name)
+
+    def known(self, name: str | None) -> Layer:
+        """What is known of a layer now."""
+        return next(layer for layer in layers_of_model(self.model) if layer.name == name)
 
     def recalibrate(self, layer: str | None) -> str:
         """Ask for new statistics of a layer, or of all that are not frozen; `measure` takes them.

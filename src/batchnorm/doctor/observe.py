@@ -12,71 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from batchnorm.doctor.layer import Layer, TorchBatchNorm, channels_first, learns
+from batchnorm.doctor.moments import Moments, has_moments, moments
 
-__all__ = ["Call", "Moments", "Observer", "moments"]
+__all__ = ["Call", "Observer"]
 
 OWN = ("torch", "batchnorm")
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Moments:
-    """Of one input of a layer, per channel; all tensors are float64 on the CPU.
-
-    Attributes:
-        mean: ``(C,)``.
-        var: ``(C,)``, biased.
-        item_var: ``(C,)``: unbiased variance of the samples' own means; NaN for one sample.
-        count: Values per channel.
-        items: Samples.
-        most: Largest absolute value.
-    """
-
-    mean: Tensor
-    var: Tensor
-    item_var: Tensor
-    count: int
-    items: int
-    most: float
-
-    def is_finite(self) -> bool:
-        """Whether no value was NaN or infinite."""
-        return bool(torch.isfinite(self.mean).all() & torch.isfinite(self.var).all())
-
-
-@torch.no_grad()
-def moments(input: Tensor) -> Moments:
-    """Moments of an input ``(N, C, *spatial)`` with one value or more.
-
-    Numerics:
-        Two passes in the input's precision, float32 at least; sums over samples in float64. Good
-        to 1e-3 up to a mean of 1e4 standard deviations, which is enough to judge by.
-
-    Example:
-        >>> seen = moments(torch.tensor([[1.0], [3.0]]))
-        >>> seen.mean.item(), seen.var.item(), seen.item_var.item()
-        (2.0, 1.0, 2.0)
-    """
-    values = input.detach()
-    if values.dtype in (torch.float16, torch.bfloat16):
-        values = values.float()
-    spatial = list(range(2, values.dim()))
-    item_means = (values.mean(spatial) if spatial else values).double().cpu()  # (N, C)
-    mean = item_means.mean(0)
-    least, most = values.aminmax()
-    shape = [1, -1] + [1] * len(spatial)
-    apart = values - mean.to(values.device, values.dtype).view(shape)
-    norms = torch.linalg.vector_norm(apart, dim=spatial) if spatial else apart
-    size = values[0, 0].numel()
-    var = norms.double().cpu().square().mean(0) / size
-    items = len(item_means)
-    return Moments(
-        mean,
-        var,
-        item_means.var(0) if items > 1 else torch.full_like(mean, torch.nan),
-        len(values) * size,
-        items,
-        max(-float(least), float(most)),
-    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -152,16 +92,16 @@ class Observer:
             hook = nn.modules.module.register_module_forward_pre_hook(stranger)
             stack.callback(hook.remove)
             for layer in self.layers.values():
-                if layer.module is not None:
-                    before = self._safe(self._before(layer))
-                    handle = layer.module.register_forward_pre_hook(before, prepend=True, with_kwargs=True)
-                    stack.callback(handle.remove)
+                assert layer.module is not None
+                before = self._safe(self._before(layer))
+                handle = layer.module.register_forward_pre_hook(before, prepend=True, with_kwargs=True)
+                stack.callback(handle.remove)
             yield self
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self.forwards += 1
         self._depth += 1
-        if args and isinstance(args[0], Tensor) and _fits(args[0]):
+        if args and isinstance(args[0], Tensor) and has_moments(args[0]):
             self.inputs.append(moments(args[0]))
 
     def _end(self, module: nn.Module, args: object, output: object) -> None:
@@ -186,7 +126,7 @@ class Observer:
             input = channels_first(module, input)
             # What a mask leaves out would spoil the moments.
             masked = kwargs.get("mask") is not None
-            fits = not masked and _fits(input)
+            fits = not masked and has_moments(input)
             self.calls.append(
                 Call(
                     layer.name,
@@ -210,7 +150,3 @@ def _line() -> str:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in OWN:
         frame = frame.f_back
     return f"{Path(frame.f_code.co_filename).name}, line {frame.f_lineno}"
-
-
-def _fits(input: Tensor) -> bool:
-    return input.dim() >= 2 and input.numel() > 0 and input.is_floating_point()

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from batchnorm.doctor.layer import Layer
-from batchnorm.doctor.observe import Call, Moments, Observer
+from batchnorm.doctor.moments import Moments
+from batchnorm.doctor.observe import Call, Observer
 
 __all__ = ["ENOUGH", "DataError", "ModelError", "Pass", "Series", "run_pass"]
 

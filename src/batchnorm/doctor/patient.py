@@ -10,11 +10,13 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from batchnorm.doctor.dropout import dropout_rates
 from batchnorm.doctor.exported import ExportedNorm
 from batchnorm.doctor.gap import INFO_RATIO, Gap, excess_of, gap_of
 from batchnorm.doctor.graph import Graph, trace
 from batchnorm.doctor.guard import Loan, untouched
-from batchnorm.doctor.layer import Layer, layers_of_checkpoint, layers_of_model
+from batchnorm.doctor.layer import Layer
+from batchnorm.doctor.layers import layers_of_checkpoint, layers_of_model
 from batchnorm.doctor.observe import Call
 from batchnorm.doctor.passes import DataError, ModelError, Pass, run_pass
 from batchnorm.doctor.settings import Settings
@@ -86,12 +88,17 @@ class Patient:
         with self.lent():
             return trace(self.model, self.layers)
 
+    @cached_property
+    def dropout(self) -> dict[str, float]:
+        """Rate of the dropout before a layer, where the graph shows one."""
+        return {} if self.graph is None else dropout_rates(self.graph)
+
     @property
-    def decayed(self) -> dict[int, float]:
-        """Weight decay by the id of each parameter that the optimizer holds."""
+    def held(self) -> set[int]:
+        """The ids of the parameters that the optimizer holds."""
         optimizer = self.settings.optimizer
         groups = [] if optimizer is None else optimizer.param_groups
-        return {id(p): float(group.get("weight_decay", 0.0)) for group in groups for p in group["params"]}
+        return {id(p) for group in groups for p in group["params"]}
 
     # With data
 
@@ -100,20 +107,30 @@ class Patient:
         """Whether forwards can be made."""
         return self.model is not None and self.loader is not None
 
+    @property
+    def has_enough(self) -> bool:
+        """Whether there are batches enough to judge their spread."""
+        return self.has_data and self.training.has_enough()
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the training batches were looked at."""
+        return self.has_data and "training" in vars(self)
+
     @cached_property
     def training(self) -> Pass:
         """The batches in training mode: each layer normalizes with the batch, as those before it."""
-        return self._pass(Loan.train, lambda: self.feed(self.loader))
+        return self.run(Loan.train)
 
     @cached_property
     def prediction(self) -> Pass:
         """The first batches in prediction mode."""
-        return self._pass(Loan.predict, self.few)
+        return self.run(Loan.predict, self.few)
 
     @cached_property
     def target(self) -> Pass:
         """The target's batches in prediction mode."""
-        return self._pass(Loan.predict, lambda: self.feed(self.settings.target_loader))
+        return self.run(Loan.predict, lambda: self.feed(self.settings.target_loader))
 
     @cached_property
     def gaps(self) -> dict[str, Gap]:
@@ -121,12 +138,16 @@ class Patient:
 
         In training mode a layer's input does not depend on the statistics that layers before it
         store, so a layer is not blamed for an earlier one. Nor is one whose statistics nobody reads.
+        Behind dropout they may be those of training or of prediction: the smaller gap counts.
         """
-        return {
-            name: gap
-            for name, gap in self._trained.items()
-            if not gap.reaches(INFO_RATIO) or self.reads(name)
-        }
+        found = {}
+        for name, gap in self._trained.items():
+            if not gap.reaches(INFO_RATIO):
+                found[name] = gap
+            elif self.reads(name):
+                other = self.prediction_gaps.get(name, gap) if name in self.dropout else gap
+                found[name] = min(gap, other, key=lambda gap: gap.size)
+        return found
 
     @cached_property
     def grown_gaps(self) -> dict[str, Gap]:
@@ -155,7 +176,7 @@ class Patient:
         """Gaps of layers in a pass over `few` batches, against what sampling explains in training."""
         return {
             name: dataclasses.replace(gap, expected=self._trained[name].expected)
-            for name, gap in self._gaps(examined, layers).items()
+            for name, gap in self.gaps_in(examined, layers).items()
             if name in self._trained
         }
 
@@ -169,9 +190,10 @@ class Patient:
 
     @cached_property
     def _trained(self) -> dict[str, Gap]:
-        return self._gaps(self.training, self.by_name)
+        return self.gaps_in(self.training, self.by_name)
 
-    def _gaps(self, examined: Pass, layers: Mapping[str, Layer]) -> dict[str, Gap]:
+    def gaps_in(self, examined: Pass, layers: Mapping[str, Layer]) -> dict[str, Gap]:
+        """Gaps of the layers that normalize with the batch in training, in any pass."""
         found = {}
         # A frozen layer predicts as it trains, so it has no gap.
         trains = {call.layer for batch in self.training.batches for call in batch if call.training}
@@ -226,16 +248,23 @@ class Patient:
         return self._feed(self.loader).forward(model, batch)
 
     def _feed(self, loader: Any) -> Feed:
-        device = self.settings.device
-        if device is None and self.model is not None:
-            device = device_of(self.model)
+        assert self.model is not None
+        device = self.settings.device or device_of(self.model)
         return Feed(loader, self.settings.forward_fn, device, None, self.limit, "diagnose")
 
-    def _pass(self, mode: Callable[[Loan], None], batches: Callable[[], Iterator[Any]]) -> Pass:
+    def run(
+        self, prepare: Callable[[Loan], object], batches: Callable[[], Iterator[Any]] | None = None
+    ) -> Pass:
+        """A pass over batches, all that are looked at if none are given, of the model as it is prepared.
+
+        Raises:
+            DataError: If there are no batches, or they do not fit.
+        """
         assert self.model is not None
         with self.lent() as loan:
-            mode(loan)
-            found = run_pass(self.model, self.by_name, batches, self.forward)
+            prepare(loan)
+            feed = batches or (lambda: self.feed(self.loader))
+            found = run_pass(self.model, self.by_name, feed, self.forward)
         if not found.batches and not found.refused:
             raise DataError("diagnose: loader expected one batch or more, got none")
         return found

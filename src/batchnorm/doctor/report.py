@@ -1,6 +1,7 @@
 """The result of a diagnosis."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -42,12 +43,12 @@ class Origin:
     Attributes:
         loader: Its data.
         settings: Its circumstances.
-        again: Makes it once more, of another model.
+        again: Makes it once more, of another model, on these data, with these settings in place of its own.
     """
 
     loader: Iterable[Any] | None
     settings: Settings
-    again: Callable[[nn.Module], "Report"]
+    again: Callable[..., "Report"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +103,8 @@ class Report:
 
         Args:
             model: What was diagnosed; it is left alone.
-            loader: Data to measure statistics on, as many batches as the diagnosis looked at (20 if at none);
-                None for those of the diagnosis.
+            loader: Data to measure statistics on, as many batches as the diagnosis looked at (20 if at none),
+                and for the second diagnosis; None for those of the diagnosis.
             consent: Codes of rules whose fix may change numbers, as ``("BN001",)``. Safe fixes are made
                 without.
 
@@ -130,7 +131,7 @@ class Report:
             self.origin.settings,
             consent,
             self.batches or Patient.limit,
-            lambda mended: self.origin.again(mended).findings,
+            lambda *mended, **changed: self.origin.again(*mended, **changed).findings,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -141,7 +142,7 @@ class Report:
             "skipped": dict(self.skipped),
             "layers": [
                 {
-                    key: None if isinstance(value, float) and value - value != 0 else value
+                    key: None if isinstance(value, float) and not math.isfinite(value) else value
                     for key, value in dataclasses.asdict(layer).items()
                 }
                 for layer in self.layers

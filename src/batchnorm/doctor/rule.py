@@ -9,11 +9,14 @@ The module has
 - ``RANK``, optional: its place among the causes of a gap between training and prediction, lower is
   earlier;
 - ``EXPLAINED_BY``, optional: codes of rules whose finding makes this one's superfluous;
-- ``explained(patient, finding, cause)``, optional: whether such a finding accounts for the size of this one;
-  without it, it does;
+- ``explained(patient, finding, cause, left)``, optional: whether such a finding accounts for the size of this
+  one, ``left()`` giving the layers' gaps as they would be without the cause; without it, it does;
+- ``left(patient)``, optional: of a cause: those gaps, by layer; without it, there would be none in the layers
+  in which the cause was found;
 - ``confirm(patient, finding)``, optional: what data say to a suspicion;
-- ``mend(repair, finding)``, optional: how it is mended, returning what was done in words; without it all
-  its fixes are `advice`.
+- ``mend(repair, finding)``, optional: how it is mended, returning what was done in words, with ``FIXES``, the
+  kinds of fix that its findings have, and ``MEASURES``, True if it may need data; without it all its fixes
+  are `advice`.
 """
 
 import dataclasses
@@ -26,9 +29,9 @@ from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING
 
 from batchnorm.records import Finding, Fix
-from batchnorm.records.finding import FIXES
 
 if TYPE_CHECKING:
+    from batchnorm.doctor.gap import Gaps
     from batchnorm.doctor.mend import Repair
     from batchnorm.doctor.patient import Patient
 
@@ -108,12 +111,18 @@ class Rule:
     def check(self, patient: "Patient") -> Iterator[Finding]:
         """The rule's findings, with its code and name."""
         for finding in self.module.check(patient):
+            assert finding.fix.kind in self.fixes, f"{self.code} declares no fix of kind {finding.fix.kind}"
             yield dataclasses.replace(finding, code=self.code, name=self.name)
 
     @property
-    def explained(self) -> "Callable[[Patient, Finding, Finding], bool]":
+    def explained(self) -> "Callable[[Patient, Finding, Finding, Callable[[], Gaps]], bool]":
         """Whether another rule's finding accounts for the size of this one's."""
         return getattr(self.module, "explained", lambda *_: True)
+
+    @property
+    def left(self) -> "Callable[[Patient], Gaps] | None":
+        """The gaps that there would be without this cause."""
+        return getattr(self.module, "left", None)
 
     @property
     def confirm(self) -> "Callable[[Patient, Finding], Finding] | None":
@@ -127,13 +136,13 @@ class Rule:
 
     @property
     def fixes(self) -> tuple[str, ...]:
-        """Kinds of fix that its findings have: those that the module imports a maker of."""
-        return tuple(kind for kind in FIXES if hasattr(self.module, kind))
+        """Kinds of fix that its findings have."""
+        return getattr(self.module, "FIXES", ("advice",))
 
     @property
     def measures(self) -> bool:
-        """Whether `mend` needs data, to measure statistics on."""
-        return self.mend is not None and hasattr(self.module, "RECALIBRATE")
+        """Whether `mend` may need data, to measure statistics on."""
+        return getattr(self.module, "MEASURES", False)
 
 
 @cache

@@ -9,8 +9,8 @@ from typing import Any, NoReturn, Self
 import torch
 from torch import nn
 
-from batchnorm.doctor.diagnose import examine
-from batchnorm.doctor.layer import layers_of_model
+from batchnorm.doctor.examine import examine
+from batchnorm.doctor.layers import layers_of_model
 from batchnorm.doctor.observe import Call, Observer
 from batchnorm.doctor.passes import ENOUGH, Pass
 from batchnorm.doctor.patient import Patient, UnavailableError

@@ -2,7 +2,6 @@
 
 from batchnorm.doctor.fix import mend as mend_all
 from batchnorm.doctor.mend import Repair
-from batchnorm.doctor.settings import Settings
 
 __all__ = ["mend"]
 
@@ -10,4 +9,4 @@ __all__ = ["mend"]
 def mend(model, report, code, loader=None):
     """Apply the rule's fix to all its findings; what was done."""
     findings = [finding for finding in report.findings if finding.code == code]
-    return [one.done for one in mend_all(Repair(model, loader, Settings()), findings, {code})]
+    return [one.done for one in mend_all(Repair(model, loader, report.origin.settings), findings, {code})]

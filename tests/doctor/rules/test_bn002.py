@@ -6,7 +6,7 @@ from torch import nn
 
 from batchnorm import BatchNorm1d
 from batchnorm.doctor import diagnose
-from tests.doctor.networks import batches, dense_net, fresh, rows, train, trained
+from tests.doctor.networks import Auxiliary, batches, dense_net, fresh, rows, train, trained
 from tests.doctor.rules.mending import mend
 
 
@@ -159,3 +159,10 @@ def test_mending_measures_a_variance_of_zero():
     model = without_variance(rows())
     mend(model, diagnose(model, rows()), "BN002", rows())
     assert diagnose(model, rows()).findings == ()
+
+
+def test_a_layer_that_the_data_do_not_reach_stays_suspected():
+    model = Auxiliary()
+    model.head.running_var.zero_()
+    (finding,) = diagnose(model, batches(), rules=["BN002"]).findings
+    assert (finding.layer, finding.state) == ("head", "suspected")

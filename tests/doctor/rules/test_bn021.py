@@ -81,3 +81,27 @@ def test_mending_measures_without_dropout():
     model = before()
     mend(model, diagnose(model, DATA), "BN021", DATA)
     assert model[1].running_var.max() < 0.02
+
+
+class Functional(nn.Module):
+    """Dropout as a function, its rate by position."""
+
+    def __init__(self, rate):
+        super().__init__()
+        self.norm, self.out, self.rate = nn.BatchNorm1d(4), nn.Linear(4, 1), rate
+
+    def forward(self, x):
+        return self.out(self.norm(nn.functional.dropout(x, self.rate, self.training)))
+
+
+def test_fires_on_a_function_with_the_rate_that_it_was_given():
+    assert diagnose(Functional(0.3)).findings[0].evidence == {"rate": 0.3}
+
+
+def test_is_silent_on_a_function_that_drops_nothing():
+    assert diagnose(Functional(0.0)).findings == ()
+
+
+def test_is_silent_on_a_layer_that_keeps_no_statistics():
+    model = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 1))
+    assert diagnose(model, DATA).codes == ("BN014",)

@@ -41,7 +41,7 @@ def test_the_gap_is_that_of_the_outputs():
     from torch import nn
 
     from batchnorm.doctor.gap import gap_of
-    from batchnorm.doctor.layer import layers_of_model
+    from batchnorm.doctor.layers import layers_of_model
     from batchnorm.doctor.patient import Patient
     from batchnorm.doctor.settings import Settings
 

@@ -115,3 +115,17 @@ def test_is_silent_on_the_number_declared():
     layer = nn.BatchNorm1d(5, affine=False, track_running_stats=False)
     data = [torch.randn(32, 5) for _ in range(8)]
     assert diagnose(nn.Sequential(layer, nn.Tanh()), data, rules=["BN029"]).findings == ()
+
+
+def test_fires_by_the_values_alone_where_the_code_cannot_be_traced():
+    class Untraced(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(6)
+
+        def forward(self, x):
+            return self.norm(x) if float(x.sum()) > 0 else self.norm(-x)
+
+    level = torch.arange(6.0) * 10
+    data = [level + torch.randn(8, 6, 6, generator=torch.Generator().manual_seed(0)) for _ in range(2)]
+    assert diagnose(Untraced(), data, rules=["BN029"]).codes == ("BN029",)

@@ -135,3 +135,15 @@ def test_is_silent_on_a_graph_whose_nodes_are_no_samples():
     generator = torch.Generator().manual_seed(0)
     data = [{"x": row, "edges": torch.randint(0, 32, (2, 60), generator=generator)} for row in rows()]
     assert diagnose(Graph(), data, rules=["BN032"]).findings == ()
+
+
+def test_is_silent_where_the_outputs_are_none_of_samples():
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(4, track_running_stats=False)
+
+        def forward(self, x):
+            return self.norm(x).mean(0, keepdim=True)
+
+    assert diagnose(Pooled(), rows(), rules=["BN032"]).findings == ()

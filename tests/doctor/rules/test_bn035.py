@@ -33,6 +33,12 @@ def test_fires_on_a_teacher_in_training_mode(whole):
     whole(report)
 
 
+def test_fires_in_prediction_mode_where_eval_would_not_last(whole):
+    report = diagnose(Distilled(True).eval(), batches(seed=10))
+    assert report.codes == ("BN035",)
+    whole(report)
+
+
 def test_fires_on_a_layer_that_moves_under_no_grad():
     class Taught(nn.Module):
         def __init__(self):

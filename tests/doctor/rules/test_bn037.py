@@ -80,11 +80,19 @@ def test_is_silent_where_the_recomputed_layer_is_frozen():
     assert diagnose(model, batches()).findings == ()
 
 
-def test_the_mended_momentum_makes_two_updates_count_as_one():
-    model = Checkpointed(False)
-    once = trained()
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_mended_layers_skip_what_is_computed_again(reentrant):
+    model, once = Checkpointed(reentrant), trained()
     mend(model, diagnose(model, batches()), "BN037")
     x, y = batches()[0]
     nn.functional.cross_entropy(model(x), y).backward()
     once(x)
     assert torch.allclose(model.body[1].running_mean, once[1].running_mean, atol=1e-6)
+    assert model.body[1].num_batches_tracked == once[1].num_batches_tracked
+
+
+def test_further_forwards_are_a_persons_to_leave_out():
+    _, done = diagnose(trained(), batches(), step_fn=two_forwards).fix(trained(), consent=["BN037"])
+    assert {one.reason for one in done.mended} == {
+        "yours to do: further forwards in prediction mode; or momentum 1 - (1 - m)^(1/2)"
+    }

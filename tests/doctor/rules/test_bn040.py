@@ -1,6 +1,7 @@
 import collections
 
 import pytest
+import torch
 from torch import nn
 
 from batchnorm.doctor import diagnose
@@ -43,3 +44,10 @@ def test_fires_with_the_share_on_named_tuples():
     data = [Named(row, None) for row in rows(4)]
     report = diagnose(nn.BatchNorm1d(4), data, independence="penalty", rules=["BN040"])
     assert report.findings[0].evidence["others"] == pytest.approx(0.56, abs=0.1)
+
+
+def test_fires_without_a_share_where_inputs_have_no_gradient():
+    model = nn.Sequential(nn.Embedding(9, 4), nn.BatchNorm1d(4), nn.ReLU())
+    tokens = [torch.arange(8) for _ in range(2)]
+    (finding,) = diagnose(model, tokens, independence="penalty", rules=["BN040"]).findings
+    assert finding.evidence == {"layers": 1.0}

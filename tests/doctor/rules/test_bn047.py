@@ -46,3 +46,8 @@ def test_is_silent_on_float32_and_on_rows():
 
 def test_is_silent_if_nobody_folds():
     assert "BN047" not in diagnose(trained().eval().bfloat16()).codes
+
+
+def test_is_silent_on_a_layer_without_statistics_which_cannot_be_folded():
+    model = nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2, track_running_stats=False))
+    assert diagnose(model, goal="fold", rules=["BN047"]).findings == ()

@@ -113,3 +113,10 @@ def test_is_silent_on_programs_in_prediction_mode():
 def test_is_silent_on_a_script_that_reads_its_mode():
     script = torch.jit.script(fresh())
     assert "BN048" not in diagnose(script).codes
+
+
+@pytest.mark.parametrize("export", [torch.jit.trace, lambda model, x: torch.export.export(model, (x,))])
+def test_fires_on_a_graph_without_statistics_and_does_not_blame_the_mode(export):
+    (finding, *_) = diagnose(export(fresh(track_running_stats=False).eval(), X)).findings
+    assert "has no running statistics" in finding.message
+    assert "(BN014)" in finding.fix.text

@@ -25,3 +25,11 @@ def test_is_silent_for_a_bfloat16_target():
 
 def test_is_silent_inside_the_range():
     assert diagnose(layer(1.0, 60000.0), target_dtype=torch.float16, rules=["BN049"]).findings == ()
+
+
+def test_fires_on_a_checkpoint_and_is_silent_on_a_layer_without_statistics():
+    layer = nn.BatchNorm1d(2)
+    layer.running_var[0] = 1e5
+    assert diagnose(layer.state_dict(), target_dtype=torch.float16, rules=["BN049"]).codes == ("BN049",)
+    bare = nn.Sequential(nn.BatchNorm1d(2, track_running_stats=False), nn.ReLU())
+    assert diagnose(bare, target_dtype=torch.float16, rules=["BN049"]).findings == ()

@@ -27,6 +27,8 @@ from batchnorm.records import Finding
 
 EVIDENCE = "C"
 RANK = 3
+FIXES = ("consent",)
+MEASURES = True
 EXPLAINED_BY = ("BN002", "BN007", "BN017", "BN034")
 
 

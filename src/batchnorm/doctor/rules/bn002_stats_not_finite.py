@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from batchnorm.doctor.judge import confirmed, withdrawn
-from batchnorm.doctor.layer import NO_VARIANCE, Layer, plain
+from batchnorm.doctor.layer import NO_VARIANCE, USUAL_EPS, Layer, plain
 from batchnorm.doctor.mend import RECALIBRATE, Repair
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import advice, consent, found
@@ -35,11 +35,12 @@ from batchnorm.records import Finding, some_of
 
 EVIDENCE = "C"
 RANK = 1
+FIXES = ("consent", "advice")
+MEASURES = True
 
 ROUNDING = -NO_VARIANCE  # a variance down to here is a 0 that was converted
 SHOWN = 5  # channels
 AMPLIFIED = 1.1  # times, from which a variance of 0 is none of the data's
-USUAL_EPS = 1e-5  # for a checkpoint, which does not hold it
 
 
 def check(patient: Patient) -> Iterator[Finding]:
@@ -67,8 +68,9 @@ def confirm(patient: Patient, finding: Finding) -> Finding:
     """Whether the inputs vary after all."""
     assert finding.layer is not None
     layer, series = patient.by_name[finding.layer], patient.training.series.get(finding.layer)
-    if series is None or layer.eps is None:
+    if series is None:
         return finding
+    assert layer.eps is not None
     times = float((series.within / layer.eps + 1).sqrt().median())
     if times < AMPLIFIED:
         return withdrawn(finding, "on the data its input does not vary either")

@@ -29,6 +29,8 @@ from batchnorm.records import Finding
 
 EVIDENCE = "C"
 RANK = 4
+FIXES = ("consent",)
+MEASURES = True
 EXPLAINED_BY = ("BN001", "BN002", "BN007", "BN012", "BN026", "BN034")
 
 HINT = 1e4
@@ -37,7 +39,7 @@ CURE = consent(f"{RECALIBRATE}; clip inputs, or make the layers with nonfinite='
 
 def check(patient: Patient) -> Iterator[Finding]:
     """Stored against fresh statistics, or within the layer."""
-    if patient.has_data and patient.training.has_enough():
+    if patient.has_enough:
         for name in patient.gaps:
             far = blown_up(patient.by_name[name], patient.training.series[name])
             if far:
@@ -67,7 +69,7 @@ def check(patient: Patient) -> Iterator[Finding]:
             )
 
 
-def explained(patient: Patient, finding: Finding, cause: Finding) -> bool:
+def explained(patient: Patient, finding: Finding, cause: Finding, _: object) -> bool:
     """By initial values, if without them the variance is right; with momentum 0 nothing passed through."""
     if cause.code != "BN012":
         return True

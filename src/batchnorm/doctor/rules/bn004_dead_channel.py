@@ -23,17 +23,17 @@ import torch
 from torch import Tensor
 
 from batchnorm.doctor.judge import confirmed
-from batchnorm.doctor.layer import Layer, plain
+from batchnorm.doctor.layer import USUAL_EPS, Layer, plain
 from batchnorm.doctor.mend import Repair
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import consent, found
 from batchnorm.records import Finding
 
 EVIDENCE = "C"
+FIXES = ("consent",)
 EXPLAINED_BY = ("BN001", "BN002")
 
 GAIN, SHARE_OF_EPS, WEIGHT, BEYOND = 100.0, 10.0, 0.01, 10.0
-USUAL_EPS = 1e-5  # for a checkpoint, which does not hold it
 
 
 def check(patient: Patient) -> Iterator[Finding]:
@@ -70,10 +70,7 @@ def confirm(patient: Patient, finding: Finding) -> Finding:
 
 def mend(repair: Repair, finding: Finding) -> str:
     """Silence the channels."""
-    from batchnorm.doctor.layer import layers_of_model
-
-    layers = {layer.name: layer for layer in layers_of_model(repair.model)}
-    layer = layers[finding.layer or ""]
+    layer = repair.known(finding.layer)
     dead = _dead(layer)
     if layer.weight is None:
         raise ValueError("fix: BN004 expected a layer with weight, got affine=False")
@@ -83,9 +80,9 @@ def mend(repair: Repair, finding: Finding) -> str:
 
 
 def _gain(layer: Layer) -> Tensor:
-    assert layer.var is not None
-    weight = torch.ones_like(plain(layer.var)) if layer.weight is None else plain(layer.weight)
-    return weight.abs() / (plain(layer.var).clamp_min(0) + (layer.eps or USUAL_EPS)).sqrt()
+    gain = layer.gain(USUAL_EPS)
+    assert gain is not None
+    return gain
 
 
 def _dead(layer: Layer) -> Tensor:

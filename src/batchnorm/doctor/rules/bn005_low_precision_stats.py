@@ -18,18 +18,22 @@ float32 masters.
 Reports: EP-06, FR-11, DT-01, DT-02, DT-03, DT-04, DT-05.
 """
 
+import dataclasses
 from collections.abc import Iterator
 
 import torch
 
-from batchnorm.doctor.layer import Layer, is_ours
+from batchnorm.doctor.gap import Gaps, gap_of
+from batchnorm.doctor.layer import Layer, is_ours, plain
 from batchnorm.doctor.mend import Repair
+from batchnorm.doctor.passes import Series
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import found, safe
 from batchnorm.records import Finding
 
 EVIDENCE = "C"
 RANK = 7
+FIXES = ("safe",)
 
 HALF = (torch.float16, torch.bfloat16)
 CURE = safe("layer.float() keeps the layer in float32; then recalibrate for the digits that were lost")
@@ -71,6 +75,24 @@ def check(patient: Patient) -> Iterator[Finding]:
             )
 
 
+def left(patient: Patient) -> Gaps:
+    """As if they had moved on to where an update is half a unit in the last digit."""
+    series = patient.training.series
+    moved = {name: _moved_on(patient.by_name[name], series[name]) for name in patient.gaps}
+    return {name: gap_of(moved[name], series[name]) or gap for name, gap in patient.gaps.items()}
+
+
+def _moved_on(layer: Layer, series: Series) -> Layer:
+    assert layer.mean is not None
+    assert layer.var is not None
+    if layer.mean.dtype not in HALF:
+        return layer
+    share = torch.finfo(layer.mean.dtype).eps / 2 / (layer.momentum or 1 / (layer.count or 1))
+    held = (plain(layer.mean), series.pooled()[0]), (plain(layer.var), series.within)
+    mean, var = (own + (right - own).clamp(-share * own.abs(), share * own.abs()) for own, right in held)
+    return dataclasses.replace(layer, mean=mean, var=var)
+
+
 def mend(repair: Repair, finding: Finding) -> str:
     """Cast the layer."""
     repair.layer(finding.layer).float()
@@ -89,4 +111,4 @@ def _refuses(layer: Layer) -> bool:
 def _is_trained(patient: Patient, layer: Layer) -> bool:
     """Whether the optimizer holds the layer's own parameters, and no copies of theirs."""
     assert layer.module is not None
-    return any(id(p) in patient.decayed for p in layer.module.parameters(recurse=False))
+    return any(id(p) in patient.held for p in layer.module.parameters(recurse=False))

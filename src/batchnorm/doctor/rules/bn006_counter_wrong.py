@@ -26,6 +26,8 @@ from batchnorm.doctor.rule import consent, found, safe
 from batchnorm.records import Finding
 
 EVIDENCE = "C"
+FIXES = ("safe", "consent")
+MEASURES = True
 EXPLAINED_BY = ("BN002", "BN034")
 
 

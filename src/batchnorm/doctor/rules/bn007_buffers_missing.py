@@ -22,7 +22,8 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from batchnorm.doctor.layer import Layer, layers_of_model
+from batchnorm.doctor.layer import Layer
+from batchnorm.doctor.layers import layers_of_model
 from batchnorm.doctor.mend import Repair
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import advice, found, safe
@@ -32,6 +33,7 @@ from batchnorm.targets import unwrapped
 
 EVIDENCE = "C"
 RANK = 2
+FIXES = ("safe", "advice")
 
 
 def check(patient: Patient) -> Iterator[Finding]:

@@ -17,12 +17,12 @@ frozen pretrained statistics on new data, which is BN030.
 Reports: TE-10, EM-01, EM-02, EM-06, EM-07, EM-08, EM-09, EM-12, AP-02; trap EM-05.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
 
-from batchnorm.doctor.gap import Gap
+from batchnorm.doctor.gap import Gaps
 from batchnorm.doctor.judge import ERROR_RATIO, covers, gravity
 from batchnorm.doctor.mend import RECALIBRATE, Repair
 from batchnorm.doctor.patient import Patient
@@ -31,6 +31,8 @@ from batchnorm.records import Finding
 
 EVIDENCE = "S"
 RANK = 11
+FIXES = ("consent",)
+MEASURES = True
 EXPLAINED_BY = (
     "BN001",
     "BN002",
@@ -51,7 +53,7 @@ MANY = 2  # layers; one alone is BN027
 
 def check(patient: Patient) -> Iterator[Finding]:
     """The gaps of all layers at once, and the statistics of the live model."""
-    if patient.has_data and patient.training.has_enough():
+    if patient.has_enough:
         ratios = _off(patient, patient.gaps)
         if ratios:
             yield found(
@@ -60,11 +62,12 @@ def check(patient: Patient) -> Iterator[Finding]:
                 f"{len(ratios)} of {len(patient.gaps)} layers hold statistics that do not fit their weights: "
                 "they were measured with other weights (averaged, merged, pruned or edited since).",
                 consent(RECALIBRATE),
-                {"layers": float(len(ratios)), "gap_ratio": ratios[len(ratios) // 2]},
+                {"layers": float(len(ratios)), "gap_ratio": _middle(ratios)},
             )
         return
     live = patient.settings.averaged_from
-    if patient.model is not None and live is not None and _copied(patient.model, live):
+    assert patient.model is not None
+    if live is not None and _copied(patient.model, live):
         yield found(
             "warn",
             None,
@@ -74,13 +77,11 @@ def check(patient: Patient) -> Iterator[Finding]:
         )
 
 
-def explained(patient: Patient, finding: Finding, cause: Finding) -> bool:
-    """By initial values, if without them fewer layers are off, or less."""
-    if cause.code != "BN012":
-        return True
-    moving = {name: gap for name, gap in patient.grown_gaps.items() if patient.by_name[name].momentum != 0}
-    ratios = _off(patient, moving)
-    return covers(cause, _severity(ratios) if ratios else None)
+def explained(patient: Patient, finding: Finding, cause: Finding, left: Callable[[], Gaps]) -> bool:
+    """By what would leave few layers off, or little; without data nothing was measured to compare with."""
+    whole = finding.evidence.get("gap_ratio")
+    ratios = [] if whole is None else _off(patient, left())
+    return not ratios or covers(cause, float(whole or 0), _middle(ratios), _severity(ratios))
 
 
 def mend(repair: Repair, finding: Finding) -> str:
@@ -88,14 +89,18 @@ def mend(repair: Repair, finding: Finding) -> str:
     return repair.recalibrate(None)
 
 
-def _off(patient: Patient, gaps: Mapping[str, Gap]) -> list[float]:
+def _off(patient: Patient, gaps: Gaps) -> list[float]:
     """Ratios of the layers that are off, in order; empty if they are too few."""
     ratios = sorted(gap.ratio for gap in gaps.values() if gravity(patient, gap) not in (None, "info"))
     return ratios if len(ratios) >= max(MANY, len(patient.gaps) / 2) else []
 
 
+def _middle(ratios: list[float]) -> float:
+    return ratios[len(ratios) // 2]
+
+
 def _severity(ratios: list[float]) -> str:
-    return "error" if ratios[len(ratios) // 2] >= ERROR_RATIO else "warn"
+    return "error" if _middle(ratios) >= ERROR_RATIO else "warn"
 
 
 def _copied(model: nn.Module, live: nn.Module) -> bool:

@@ -18,20 +18,26 @@ with `Frozen` statistics, and the fixed ones of other libraries, which no recipe
 Reports: MO-07, VA-05, FR-12, EM-01, EM-03, EM-09, EM-10, EM-11.
 """
 
+import dataclasses
 from collections.abc import Iterator
 
 from torch.optim.swa_utils import AveragedModel
 
-from batchnorm.doctor.judge import INFO_RATIO, confirmed, withdrawn
+from batchnorm.doctor.gap import INFO_RATIO, Gaps, gap_of
+from batchnorm.doctor.judge import confirmed, withdrawn
 from batchnorm.doctor.layer import is_fixed
 from batchnorm.doctor.mend import RECALIBRATE, Repair
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import consent, found
-from batchnorm.records import Finding
+from batchnorm.records import Finding, some_of
 
 EVIDENCE = "O"
 RANK = 10
+FIXES = ("consent",)
+MEASURES = True
 EXPLAINED_BY = ("BN008",)
+
+SHOWN = 3  # layers
 
 WORDS = {
     "parameters": "The average has averaged parameters but the statistics of the live weights.",
@@ -59,9 +65,9 @@ def check(patient: Patient) -> Iterator[Finding]:
         if recipe == "update_bn" and frozen:
             yield found(
                 "error",
-                frozen[0],
+                None,
                 "update_bn resets frozen layers, measures those that eval() froze on new data and leaves "
-                f"these in training mode ({len(frozen)} here).",
+                f"these in training mode: {some_of(frozen, SHOWN)}.",
                 consent(RECALIBRATE),
                 {"frozen": float(len(frozen))},
             )
@@ -79,6 +85,19 @@ def confirm(patient: Patient, finding: Finding) -> Finding:
     return withdrawn(finding, "on the data the statistics are sound")
 
 
+def left(patient: Patient) -> Gaps:
+    """How far the statistics are from those of the live weights; all of the gaps if these are not known."""
+    live = patient.settings.averaged_from
+    if live is None:
+        return patient.gaps
+    series = dataclasses.replace(patient, model=live).training.series
+    own = {name: series.get(name.removeprefix("module.")) for name in patient.gaps}
+    gaps = {name: gap_of(patient.by_name[name], seen) for name, seen in own.items() if seen is not None}
+    return {name: gaps.get(name) or gap for name, gap in patient.gaps.items()}
+
+
 def mend(repair: Repair, finding: Finding) -> str:
-    """Measure them."""
+    """Measure them, which then belongs to the recipe."""
+    if repair.settings.averaging is not None:
+        repair.changed["averaging"] = "recalibrate"
     return repair.recalibrate(None)

@@ -21,14 +21,18 @@ Reports: MO-01, MO-02, MO-05.
 
 from collections.abc import Iterator
 
+from batchnorm.doctor.gap import Gaps
 from batchnorm.doctor.judge import WARN_RATIO, confirmed, withdrawn
 from batchnorm.doctor.mend import RECALIBRATE, Repair
 from batchnorm.doctor.patient import Patient
+from batchnorm.doctor.remainder import beyond_one_batch
 from batchnorm.doctor.rule import consent, found
 from batchnorm.records import Finding
 
 EVIDENCE = "S"
 RANK = 7
+FIXES = ("consent",)
+MEASURES = True
 EXPLAINED_BY = ("BN001", "BN002", "BN003")
 
 HIGH = 0.5
@@ -74,6 +78,11 @@ def confirm(patient: Patient, finding: Finding) -> Finding:
     return withdrawn(
         finding, f"a batch is worth {worth:.0f} values, which one batch's statistics need", evidence
     )
+
+
+def left(patient: Patient) -> Gaps:
+    """The statistics are those of one batch, but no others."""
+    return beyond_one_batch(patient)
 
 
 def mend(repair: Repair, finding: Finding) -> str:

@@ -25,7 +25,7 @@ Reports: TE-09, MO-02, MO-03, MO-04, EM-08, CK-02.
 import math
 from collections.abc import Iterator
 
-from batchnorm.doctor.gap import HARMFUL
+from batchnorm.doctor.gap import HARMFUL, Gaps
 from batchnorm.doctor.judge import by_gap, is_of_start, withdrawn
 from batchnorm.doctor.layer import Layer, plain
 from batchnorm.doctor.mend import RECALIBRATE, Repair
@@ -35,9 +35,12 @@ from batchnorm.records import Finding
 
 EVIDENCE = "C"
 RANK = 6
+FIXES = ("consent",)
+MEASURES = True
 EXPLAINED_BY = ("BN001", "BN002", "BN033")
 
 WARN_WEIGHT, ERROR_WEIGHT = 0.05, 0.5
+DEFAULT = 0.1  # torch's momentum
 ROUNDING = 0.99  # of many small updates
 NOTHING = 1e-3  # of a running variance: what is left without the initial one is rounding
 
@@ -53,7 +56,7 @@ def check(patient: Patient) -> Iterator[Finding]:
                 layer.name,
                 "Momentum 0 in training mode: the running statistics never move, yet training normalizes "
                 "with the batch. Momentum is the weight of the new batch.",
-                consent("momentum 0.1, and eval mode to freeze; " + RECALIBRATE),
+                consent(f"momentum {DEFAULT:g}, and eval mode to freeze; {RECALIBRATE}"),
                 {"momentum": layer.momentum},
                 suspected=True,
             )
@@ -91,9 +94,18 @@ def confirm(patient: Patient, finding: Finding) -> Finding:
     return settled
 
 
+def left(patient: Patient) -> Gaps:
+    """Without the initial values; with momentum 0 there is nothing else."""
+    return {name: gap for name, gap in patient.grown_gaps.items() if patient.by_name[name].momentum != 0}
+
+
 def mend(repair: Repair, finding: Finding) -> str:
-    """Measure them."""
-    return repair.recalibrate(finding.layer)
+    """Measure them, and let them move from now on."""
+    done, held = repair.recalibrate(finding.layer), vars(repair.layer(finding.layer))
+    if held["momentum"] == 0:
+        held["momentum"] = DEFAULT
+        return f"momentum 0 is now {DEFAULT:g}; {done}"
+    return done
 
 
 def _key(layer: Layer) -> tuple[float | None, int | None]:
@@ -112,7 +124,7 @@ def _is_late(patient: Patient, layer: Layer) -> bool:
         return False
     if layer.initial_weight > WARN_WEIGHT or _loss(layer, NOTHING) >= HARMFUL:
         return True
-    return patient.has_data and patient.training.has_enough() and is_of_start(patient, layer.name)
+    return patient.has_enough and is_of_start(patient, layer.name)
 
 
 def _loss(layer: Layer, nothing: float = 0.0) -> float:

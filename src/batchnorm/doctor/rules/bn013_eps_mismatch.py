@@ -17,17 +17,24 @@ nothing.
 Reports: MO-08, EP-01, EP-02, EP-03, EP-06, EP-07, EP-08, EP-09.
 """
 
+import dataclasses
+import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
+from batchnorm.doctor.gap import Gaps
+from batchnorm.doctor.guard import Loan
 from batchnorm.doctor.layer import Layer, plain
+from batchnorm.doctor.layers import layers_of_model
 from batchnorm.doctor.mend import Repair
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import advice, consent, found
+from batchnorm.doctor.settings import Settings
 from batchnorm.records import Finding
 
 EVIDENCE = "C"
 RANK = 5
+FIXES = ("consent", "advice")
 
 ERROR_IMPACT = 0.01
 TINY = 1e-8
@@ -37,18 +44,17 @@ SHARE = 0.1  # of the median variance
 def check(patient: Patient) -> Iterator[Finding]:
     """Against the source, against the other layers, against the variances."""
     layers = [layer for layer in patient.layers if layer.eps is not None and layer.var is not None]
-    usual = Counter(layer.eps for layer in layers).most_common(1)
+    usual = _usual(layers)
     for layer in layers:
-        declared = _declared(patient, layer)
+        declared = _declared(patient.settings, layer.name)
         assert layer.eps is not None
         assert layer.var is not None
         if declared is not None:
             if declared != layer.eps:
                 yield _against(layer, declared, "the weights come from")
             continue
-        other = usual[0][0]
-        if other is not None and other != layer.eps:
-            finding = _against(layer, other, "most layers here have")
+        if usual != layer.eps:
+            finding = _against(layer, usual, "most layers here have")
             yield found("info", layer.name, finding.message, finding.fix, finding.evidence)
         elif layer.eps < TINY:
             yield found(
@@ -71,20 +77,43 @@ def check(patient: Patient) -> Iterator[Finding]:
             )
 
 
+def left(patient: Patient) -> Gaps:
+    """With the source's eps throughout: a layer's own does not move its statistics, but its output's."""
+    given = {name: _declared(patient.settings, name) for name in patient.by_name}
+    declared = {name: eps for name, eps in given.items() if eps is not None}
+
+    def prepare(loan: Loan) -> None:
+        loan.train()
+        for name, eps in declared.items():
+            vars(loan.model.get_submodule(name))["eps"] = eps
+
+    right = {name: dataclasses.replace(patient.by_name[name], eps=eps) for name, eps in declared.items()}
+    return patient.gaps_in(patient.run(prepare), {**patient.by_name, **right})
+
+
 def mend(repair: Repair, finding: Finding) -> str:
     """Set the other eps."""
     layer = repair.layer(finding.layer)
-    other = finding.evidence.get("source_eps")
-    if not isinstance(other, float):
-        raise ValueError("fix: BN013 expected source_eps, to know which eps is right, got none")
+    other = _declared(repair.settings, finding.layer)
+    if other is None:
+        other = _usual(layers_of_model(repair.model))
     before = float(layer.get_buffer("eps")) if "eps" in layer._buffers else float(vars(layer)["eps"])
     vars(layer)["eps"] = other
     return f"eps {before:g} is now {other:g}"
 
 
-def _declared(patient: Patient, layer: Layer) -> float | None:
-    given = patient.settings.source_eps
-    return given.get(layer.name) if isinstance(given, Mapping) else given
+def _declared(settings: Settings, layer: str | None) -> float | None:
+    given = settings.source_eps
+    return given.get(layer or "") if isinstance(given, Mapping) else given
+
+
+def _usual(layers: Iterable[Layer]) -> float:
+    """The eps of most layers; NaN if none has one."""
+    return max(
+        counts := Counter(layer.eps for layer in layers if layer.eps is not None),
+        key=counts.__getitem__,
+        default=math.nan,
+    )
 
 
 def _against(layer: Layer, other: float, whose: str) -> Finding:

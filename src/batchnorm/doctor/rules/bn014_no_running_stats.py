@@ -26,6 +26,8 @@ from batchnorm.doctor.rule import consent, found
 from batchnorm.records import Finding
 
 EVIDENCE = "S"
+FIXES = ("consent",)
+MEASURES = True
 
 
 def check(patient: Patient) -> Iterator[Finding]:

@@ -23,6 +23,7 @@ from batchnorm.records import Finding
 
 EVIDENCE = "S"
 RANK = 8
+FIXES = ("consent",)
 
 
 def check(patient: Patient) -> Iterator[Finding]:

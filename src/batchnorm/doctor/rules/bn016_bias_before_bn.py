@@ -23,22 +23,25 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from batchnorm.doctor.layer import Layer, layers_of_model
+from batchnorm.doctor.layer import Layer
 from batchnorm.doctor.mend import Repair
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import consent, found
 from batchnorm.records import Finding
 
 EVIDENCE = "S"
+FIXES = ("consent",)
 
 
 def check(patient: Patient) -> Iterator[Finding]:
     """Every layer's producer."""
     graph = patient.graph
-    for site in graph.sites if graph is not None else ():
-        layer, producer = patient.by_name[site.layer], graph.producer(site.node) if graph else None
-        module = graph.module(producer) if graph else None
-        if graph is None or producer is None or not layer.training or not layer.normalizes_batches:
+    if graph is None:
+        return
+    for site in graph.sites:
+        layer, producer = patient.by_name[site.layer], graph.producer(site.node)
+        module = graph.module(producer)
+        if producer is None or not layer.training or not layer.normalizes_batches:
             continue
         if not isinstance(module, nn.modules.conv._ConvNd | nn.Linear) or module.bias is None:
             continue
@@ -87,14 +90,10 @@ def mend(repair: Repair, finding: Finding) -> str:
             f"fix: bias of layer {name} expected as many values as running_mean, got {len(bias)}"
         )
     # Statistics that no batch has moved do not hold the bias; lowered, they would look like measured ones.
-    held = mean is None or not _untouched(repair, finding)
+    layer = repair.known(finding.layer)
+    held = mean is None or bool(layer.count) or not layer.has_initial_statistics()
     if mean is not None and held:
         mean -= bias.detach()
     module.register_parameter("bias", None)
     same = "; predictions are the same" if held else ""
     return f"layer {name} has no bias now: build it with bias=False{same}"
-
-
-def _untouched(repair: Repair, finding: Finding) -> bool:
-    layer = next(layer for layer in layers_of_model(repair.model) if layer.name == finding.layer)
-    return not layer.count and layer.has_initial_statistics()

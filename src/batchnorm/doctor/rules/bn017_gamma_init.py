@@ -27,6 +27,7 @@ from batchnorm.doctor.rule import advice, consent, found
 from batchnorm.records import Finding
 
 EVIDENCE = "C"
+FIXES = ("consent", "advice")
 
 SMALL = 0.1
 

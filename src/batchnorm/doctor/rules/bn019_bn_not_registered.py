@@ -40,7 +40,7 @@ def check(patient: Patient) -> Iterator[Finding]:
         )
     if patient.settings.optimizer is None or patient.model is None:
         return
-    held = patient.decayed
+    held = patient.held
     own = {id(p) for p in patient.model.parameters()}
     gone = sum(key not in own for key in held)
     for layer in patient.layers:

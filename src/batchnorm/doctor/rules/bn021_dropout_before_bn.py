@@ -4,24 +4,24 @@ Training zeroes inputs and scales up the rest, so the running variance is that o
 does not have: 4.01 in training, 0.010 in prediction, for dropout 0.5 before a layer.
 
 Found by: the traced graph: dropout upstream with only linear, convolution, pooling or activation between.
-With data: the layer's input varies less in prediction than 0.8 of what it does in training.
+With data: the layer's input varies less in prediction than 0.8 of what it does in training, and the running
+variance is nearer to that of training.
 
 Severity: info; warn when confirmed.
 
 Fix: batch norm first, then dropout; or measure the statistics, which is done with dropout off.
 
-Mistaken for it: a small rate, or wide layers after the dropout, as in wide residual networks.
+Mistaken for it: a small rate, or wide layers after the dropout, as in wide residual networks; statistics
+that were measured with dropout off.
 
 Reports: TE-13, IN-09.
 """
 
+import math
 from collections.abc import Iterator
 
-import torch.fx
-from torch import nn
-
-from batchnorm.doctor.graph import Graph
 from batchnorm.doctor.judge import confirmed, withdrawn
+from batchnorm.doctor.layer import plain
 from batchnorm.doctor.mend import RECALIBRATE, Repair
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import consent, found
@@ -29,24 +29,19 @@ from batchnorm.records import Finding
 
 EVIDENCE = "S"
 RANK = 9
+FIXES = ("consent",)
+MEASURES = True
 
 LESS = 0.8
-DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-# A layer between the two that has no parameters or mixes linearly lets the noise through.
-THROUGH = (nn.modules.conv._ConvNd, nn.Linear, nn.Flatten, nn.Unflatten, nn.Identity)
-PACKAGES = ("torch.nn.modules.activation", "torch.nn.modules.pooling")
 
 
 def check(patient: Patient) -> Iterator[Finding]:
     """What is upstream."""
-    graph = patient.graph
-    for site in graph.sites if graph is not None else ():
-        assert graph is not None
-        rate = _dropout(graph, site.node)
-        if rate and patient.by_name[site.layer].mean is not None:
+    for name, rate in patient.dropout.items():
+        if patient.by_name[name].mean is not None:
             yield found(
                 "info",
-                site.layer,
+                name,
                 f"Dropout with rate {rate:g} comes before it: the running variance is that of training's "
                 "noise.",
                 consent(f"batch norm first, then dropout; or {RECALIBRATE}, dropout off"),
@@ -56,37 +51,25 @@ def check(patient: Patient) -> Iterator[Finding]:
 
 
 def confirm(patient: Patient, finding: Finding) -> Finding:
-    """Variance in prediction over that in training."""
+    """Variance in prediction over that in training, and to which of them the running variance belongs."""
     assert finding.layer is not None
-    series = patient.training.series.get(finding.layer), patient.prediction.series.get(finding.layer)
-    if series[0] is None or series[1] is None:
+    trained = patient.training.series.get(finding.layer)
+    predicted, running = patient.prediction.series.get(finding.layer), patient.by_name[finding.layer].var
+    if trained is None or predicted is None:
         return finding
-    ratio = float((series[1].within / series[0].within).nanmedian())
+    assert running is not None
+    ratio = float((predicted.within / trained.within).nanmedian())
+    off = float((plain(running) / predicted.within).log().abs().nanmedian())
     evidence: dict[str, float | str] = {"prediction_over_training_variance": ratio}
-    if ratio < LESS:
-        return confirmed(finding, evidence, "warn")
-    return withdrawn(
-        finding, f"in prediction the input varies {ratio:.2f} times as much as in training", evidence
-    )
+    if ratio >= LESS:
+        return withdrawn(
+            finding, f"in prediction the input varies {ratio:.2f} times as much as in training", evidence
+        )
+    if ratio and off < -math.log(ratio) / 2:  # half the way to that of training
+        return withdrawn(finding, "its running variance is that of prediction", evidence)
+    return confirmed(finding, evidence, "warn")
 
 
 def mend(repair: Repair, finding: Finding) -> str:
     """Measure them, dropout off."""
     return repair.recalibrate(finding.layer)
-
-
-def _dropout(graph: Graph, node: torch.fx.Node) -> float:
-    """Rate of the dropout upstream; 0 if there is none."""
-    for above in graph.upstream(node):
-        module = graph.module(above)
-        if isinstance(module, DROPOUTS):
-            return float(module.p)
-        if module is None:
-            if above.target in (nn.functional.dropout, nn.functional.dropout2d):
-                return float(above.kwargs.get("p", 0.5))  # type: ignore[arg-type]
-            if above.target in (nn.functional.relu, torch.flatten, torch.relu) or above.op == "call_method":
-                continue
-            return 0.0
-        if not isinstance(module, THROUGH) and type(module).__module__ not in PACKAGES:
-            return 0.0
-    return 0.0

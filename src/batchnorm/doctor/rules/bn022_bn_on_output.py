@@ -27,12 +27,10 @@ EVIDENCE = "S"
 def check(patient: Patient) -> Iterator[Finding]:
     """What the output is."""
     graph = patient.graph
-    for site in graph.sites if graph is not None else ():
-        if (
-            graph is not None
-            and graph.feeds_output(site.node)
-            and patient.by_name[site.layer].only_normalizes
-        ):
+    if graph is None:
+        return
+    for site in graph.sites:
+        if graph.feeds_output(site.node) and patient.by_name[site.layer].only_normalizes:
             yield found(
                 "info",
                 site.layer,

@@ -30,7 +30,7 @@ from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import advice, found
 from batchnorm.records import Finding
 
-EVIDENCE = "O"
+EVIDENCE = "F"
 
 TAIL = advice("drop_last=True in the training loader, or a batch sampler that merges the tail")
 EVERY = advice(
@@ -45,16 +45,14 @@ def check(patient: Patient) -> Iterator[Finding]:
     trains = [layer for layer in patient.layers if layer.normalizes_batches and layer.kind != "foreign"]
     by_size = list(_by_size(patient, *sizes)) if sizes and trains else []
     # A forward knows whether the layers see maps, where one image is enough.
-    examined = patient.training if patient.has_data else None
-    flat = examined is None or any(
+    examined = patient.training
+    flat = any(
         call.moments is not None and call.moments.count <= call.moments.items
         for batch in examined.batches
         for call in batch
     )
-    if flat and not (examined and examined.refused):
+    if flat and not examined.refused:
         yield from by_size
-    if examined is None or patient.model is None:
-        return
     for layer, shape in examined.refused.items():
         yield found(
             "error",
@@ -104,8 +102,8 @@ def _by_size(patient: Patient, samples: int, batch: int) -> Iterator[Finding]:
 
 def _ghosts(patient: Patient) -> list[int]:
     """Sizes of ghost batches by the usual name; this package's `Ghost` cuts evenly and is never at fault."""
-    modules = () if patient.model is None else patient.model.modules()
-    sizes = (getattr(module, "virtual_batch_size", None) for module in modules)
+    assert patient.model is not None
+    sizes = (getattr(module, "virtual_batch_size", None) for module in patient.model.modules())
     return sorted({size for size in sizes if isinstance(size, int) and size > 0})
 
 

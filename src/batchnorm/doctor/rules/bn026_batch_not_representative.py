@@ -26,9 +26,10 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 
-from batchnorm.doctor.gap import independence_by_chance, independence_of
+from batchnorm.doctor.gap import Gaps, independence_by_chance, independence_of
 from batchnorm.doctor.passes import Pass, Series
 from batchnorm.doctor.patient import Patient
+from batchnorm.doctor.remainder import beyond_one_batch
 from batchnorm.doctor.rule import advice, found
 from batchnorm.doctor.step import scores_in
 from batchnorm.records import Finding
@@ -65,6 +66,11 @@ def check(patient: Patient) -> Iterator[Finding]:
         advice("shuffle the training data (DataLoader(shuffle=True)), then recalibrate"),
         {"independence": ratio, "at": at},
     )
+
+
+def left(patient: Patient) -> Gaps:
+    """The statistics may be those of the last batches, which are alike, but no others."""
+    return beyond_one_batch(patient)
 
 
 def _judged(examined: Pass) -> Mapping[str, Series]:

@@ -1,4 +1,4 @@
-"""Prediction normalizes a layer's input otherwise than training did, and no cause was found.
+"""Prediction normalizes a layer's input otherwise than training did, by more than any cause found explains.
 
 Found by: the gap between the output with running statistics and that with the batch's own, over what
 sampling alone explains. In a healthy layer the ratio is 1, whatever the batch size; see docs/doctor.md.
@@ -15,9 +15,9 @@ training, which raises the ratio to 1.5; a handful of values per channel.
 Reports: TE-01, TE-02, TE-08, FR-07, EM-11; trap VA-02.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from batchnorm.doctor.gap import HARMFUL
+from batchnorm.doctor.gap import HARMFUL, Gaps
 from batchnorm.doctor.judge import covers, gravity
 from batchnorm.doctor.mend import RECALIBRATE, Repair
 from batchnorm.doctor.patient import Patient
@@ -26,9 +26,11 @@ from batchnorm.records import Finding
 
 EVIDENCE = "T"
 RANK = 13
+FIXES = ("consent",)
+MEASURES = True
 EXPLAINED_BY = (
     *("BN001", "BN002", "BN003", "BN005", "BN007", "BN008", "BN009", "BN011", "BN012", "BN013", "BN015"),
-    *("BN021", "BN026", "BN033", "BN034", "BN037", "BN038"),
+    *("BN026", "BN033", "BN034", "BN037", "BN038"),
 )
 
 
@@ -54,15 +56,11 @@ def check(patient: Patient) -> Iterator[Finding]:
             )
 
 
-def explained(patient: Patient, finding: Finding, cause: Finding) -> bool:
-    """By dropout, if the statistics fit prediction's input; by initial values, if they fit without them."""
+def explained(patient: Patient, finding: Finding, cause: Finding, left: Callable[[], Gaps]) -> bool:
+    """By what would leave little of the gap."""
     assert finding.layer is not None
-    if cause.code == "BN012" and patient.by_name[finding.layer].momentum != 0:
-        return covers(cause, gravity(patient, patient.grown_gaps[finding.layer]))
-    if cause.code == "BN021":
-        gap = patient.prediction_gaps.get(finding.layer)
-        return gap is not None and covers(cause, gravity(patient, gap))
-    return True
+    whole, rest = patient.gaps[finding.layer], left().get(finding.layer)
+    return rest is None or covers(cause, whole.ratio, rest.ratio, gravity(patient, rest))
 
 
 def mend(repair: Repair, finding: Finding) -> str:

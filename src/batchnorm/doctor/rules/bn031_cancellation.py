@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 import torch
 
-from batchnorm.doctor.observe import Moments
+from batchnorm.doctor.moments import Moments
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import advice, found
 from batchnorm.records import Finding

@@ -104,8 +104,9 @@ def _by_mode(calls: Sequence[Call]) -> Iterator[Finding]:
 
 def _moved(patient: Patient) -> Iterator[Finding]:
     evaluate = patient.settings.evaluate_fn
-    if evaluate is None or patient.model is None:
+    if evaluate is None:
         return
+    assert patient.model is not None
     with patient.lent() as loan:
         loan.as_found()
         before = {name: buffer.clone() for name, buffer in patient.model.named_buffers()}

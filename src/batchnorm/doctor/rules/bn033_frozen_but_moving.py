@@ -30,6 +30,7 @@ from batchnorm.surgery import convert
 
 EVIDENCE = "S"
 RANK = 8
+FIXES = ("consent",)
 
 
 def check(patient: Patient) -> Iterator[Finding]:

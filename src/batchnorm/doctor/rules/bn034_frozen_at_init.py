@@ -23,16 +23,17 @@ from batchnorm.records import Finding
 
 EVIDENCE = "S"
 RANK = 4
+FIXES = ("consent",)
 
 
 def check(patient: Patient) -> Iterator[Finding]:
     """Modes and statistics."""
-    if patient.model is None or not patient.model.training:
+    assert patient.model is not None
+    if not patient.model.training:
         return
     for layer in patient.layers:
-        if layer.kind in ("batch", "sync") and not layer.training and layer.has_initial_statistics():
-            if layer.count:
-                continue
+        frozen = layer.kind in ("batch", "sync") and not layer.training
+        if frozen and layer.has_initial_statistics() and not layer.count:
             yield found(
                 "error",
                 layer.name,

@@ -20,10 +20,11 @@ from collections.abc import Iterator
 
 from batchnorm.doctor.mend import Repair
 from batchnorm.doctor.patient import Patient
-from batchnorm.doctor.rule import consent, found
+from batchnorm.doctor.rule import advice, consent, found
 from batchnorm.records import Finding
 
 EVIDENCE = "F"
+FIXES = ("consent", "advice")
 EXPLAINED_BY = ("BN033",)
 
 
@@ -36,13 +37,15 @@ def check(patient: Patient) -> Iterator[Finding]:
     teachers = [call.layer for call in step if not call.grad and call.training and call.layer not in taught]
     if not taught:
         return
+    # A model in prediction mode is put into training mode as a whole, by this rule too.
+    cure = consent if patient.model is not None and patient.model.training else advice
     for name in dict.fromkeys(teachers):
         yield found(
             "warn",
             name,
             "Called without gradients in training mode: nothing trains it, yet every batch moves its running "
             "statistics and its output depends on the batch.",
-            consent("eval() for that part, after each train()"),
+            cure("eval() for that part, after each train()"),
         )
 
 

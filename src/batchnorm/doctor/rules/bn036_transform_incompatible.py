@@ -30,6 +30,7 @@ from batchnorm.doctor.rule import advice, found, safe
 from batchnorm.records import Finding
 
 EVIDENCE = "S"
+FIXES = ("safe", "advice")
 
 
 def check(patient: Patient) -> Iterator[Finding]:

@@ -10,8 +10,8 @@ calls within one forward are BN020.
 
 Severity: warn.
 
-Fix: momentum 1 − (1 − momentum)^(1/k) for k updates is exact for recomputation; keep further passes
-in prediction mode.
+Fix: layers of this package (`batchnorm.convert`), which skip recomputation; further passes in prediction
+mode. Momentum 1 − (1 − momentum)^(1/k) makes k updates count as one; it is exact for recomputation.
 
 Mistaken for it: layers of this package, which skip recomputation; those with statistics for each domain or
 step; gradient accumulation, given as ``accumulation``; methods that want two batches a step.
@@ -21,14 +21,18 @@ Reports: SY-15, MF-01, MF-02, MF-03, MF-08, AP-06, AP-16.
 
 from collections.abc import Iterator
 
+from batchnorm.doctor.gap import Gaps
 from batchnorm.doctor.layer import is_ours
 from batchnorm.doctor.mend import Repair
 from batchnorm.doctor.patient import Patient
-from batchnorm.doctor.rule import consent, found
+from batchnorm.doctor.remainder import unmixed
+from batchnorm.doctor.rule import advice, consent, found
 from batchnorm.records import Finding
+from batchnorm.surgery import convert
 
 EVIDENCE = "F"
 RANK = 9
+FIXES = ("consent", "advice")
 
 
 def check(patient: Patient) -> Iterator[Finding]:
@@ -44,6 +48,7 @@ def check(patient: Patient) -> Iterator[Finding]:
         if not again and passes <= patient.settings.accumulation:
             continue
         updates = passes + again
+        slower = f"momentum 1 - (1 - m)^(1/{updates})"
         why = (
             f"{again} of them during the backward: the forward is computed again (activation checkpointing)"
             if again
@@ -53,10 +58,9 @@ def check(patient: Patient) -> Iterator[Finding]:
             "warn",
             name,
             f"{updates} updates of the running statistics in one step, {why}.",
-            consent(
-                f"momentum 1 - (1 - m)^(1/{updates}), or keep the further forwards from updating "
-                "(eval mode, or a layer that skips recomputation)"
-            ),
+            consent(f"batchnorm.convert(model): layers that skip recomputation; or {slower}")
+            if passes <= patient.settings.accumulation
+            else advice(f"further forwards in prediction mode; or {slower}"),
             {"updates": float(updates), "recomputed": float(again)},
         )
 
@@ -67,11 +71,15 @@ def _has_one_average(patient: Patient, name: str) -> bool:
     return layer.tracks and layer.rows == 1
 
 
+def left(patient: Patient) -> Gaps:
+    """What is computed again moves the statistics nowhere else; further forwards may."""
+    return unmixed(patient)
+
+
 def mend(repair: Repair, finding: Finding) -> str:
-    """The momentum that k updates need to have the effect of one."""
-    layer, updates = repair.layer(finding.layer), finding.evidence["updates"]
-    before = vars(layer)["momentum"]
-    if before is None:
-        return "nothing to do: a cumulative mean counts every update alike"
-    vars(layer)["momentum"] = 1 - (1 - before) ** (1 / float(updates))
-    return f"momentum {before:g} is now {vars(layer)['momentum']:.4g}"
+    """A layer that skips recomputation."""
+    layer = repair.layer(finding.layer)
+    _, report = convert(layer)
+    if not report.converted:
+        raise ValueError(f"fix: layer expected of a class that convert knows, got {type(layer).__name__}")
+    return "it is a layer of this package now, which skips recomputation"

@@ -19,8 +19,9 @@ Reports: MF-05, MF-06, AP-01, AP-06, AP-07, AP-15.
 from collections.abc import Iterator
 
 from batchnorm.doctor.distance import apart
-from batchnorm.doctor.judge import INFO_RATIO
+from batchnorm.doctor.gap import INFO_RATIO, Gaps
 from batchnorm.doctor.patient import Patient
+from batchnorm.doctor.remainder import unmixed
 from batchnorm.doctor.rule import advice, found
 from batchnorm.records import Finding
 
@@ -48,3 +49,8 @@ def check(patient: Patient) -> Iterator[Finding]:
             advice("statistics of their own for each kind, or one forward of all kinds together"),
             {"means_apart": far.means, "variance_factor": far.spreads},
         )
+
+
+def left(patient: Patient) -> Gaps:
+    """With statistics of one kind alone."""
+    return unmixed(patient)

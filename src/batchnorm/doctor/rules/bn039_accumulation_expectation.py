@@ -20,7 +20,7 @@ from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import advice, found
 from batchnorm.records import Finding
 
-EVIDENCE = "O"
+EVIDENCE = "F"
 
 FEW = 16
 
@@ -29,16 +29,12 @@ def check(patient: Patient) -> Iterator[Finding]:
     """Values per channel in a micro-batch."""
     if patient.settings.accumulation == 1:
         return
-    if patient.has_data:
-        counts = [
-            call.moments.count
-            for batch in patient.training.batches[:1]
-            for call in batch
-            if call.training and call.moments is not None
-        ]
-    else:
-        size = getattr(patient.loader, "batch_size", None)
-        counts = [size] if isinstance(size, int) and any(x.normalizes_batches for x in patient.layers) else []
+    counts = [
+        call.moments.count
+        for batch in patient.training.batches[:1]
+        for call in batch
+        if call.training and call.moments is not None
+    ]
     if counts and min(counts) < FEW:
         yield found(
             "info",

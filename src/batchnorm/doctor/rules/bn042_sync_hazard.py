@@ -28,8 +28,7 @@ EVIDENCE = "S"
 
 def check(patient: Patient) -> Iterator[Finding]:
     """Every synchronized layer, and those that would become one."""
-    if patient.model is None:
-        return
+    assert patient.model is not None
     parallel = any(isinstance(module, nn.DataParallel) for module in patient.model.modules())
     for layer in patient.layers:
         why = _hazard(layer, parallel, patient.settings.ranks)

@@ -23,7 +23,8 @@ import torch
 from torch import distributed, nn
 
 from batchnorm.doctor.broadcast import broadcast, broadcasting
-from batchnorm.doctor.layer import layers_of_model, plain
+from batchnorm.doctor.layer import plain
+from batchnorm.doctor.layers import layers_of_model
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import advice, found
 from batchnorm.records import Finding
@@ -36,8 +37,7 @@ FIX = advice("batchnorm.convert(model, stats=Synced()), or pool the statistics b
 
 def check(patient: Patient) -> Iterator[Finding]:
     """The ranks, then DataParallel."""
-    if patient.model is None:
-        return
+    assert patient.model is not None
     if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
         yield from _ranks(patient)
     for name, module in patient.model.named_modules():

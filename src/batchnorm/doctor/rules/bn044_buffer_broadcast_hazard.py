@@ -33,7 +33,8 @@ EVIDENCE = "F"
 
 def check(patient: Patient) -> Iterator[Finding]:
     """The step's forwards, then the broadcast."""
-    wrappers = [] if patient.model is None else broadcasting(patient.model)
+    assert patient.model is not None
+    wrappers = broadcasting(patient.model)
     forwards = forwards_before_backward(patient.step) if wrappers else 0
     if forwards > 1:
         counts = counts_as_change(patient, wrappers[0])

@@ -11,8 +11,8 @@ fused with no convolution.
 Severity: error; info before an export, unless momentum is None, which `torch.export` refuses in training mode
 and ONNX cannot express.
 
-Fix: ``model.eval()``, export again, and compare the outputs of both; in quantization-aware training fuse, or
-freeze late.
+Fix: ``model.eval()``, export again, and compare the outputs of both; running statistics first where there are
+none. In quantization-aware training fuse, or freeze late.
 
 Mistaken for it: a training export on purpose.
 
@@ -31,6 +31,7 @@ from batchnorm.records import Finding
 EVIDENCE = "C"
 
 FUSE = advice("fuse it with the convolution before it, or put it into prediction mode late in training")
+KEEP = advice("make the model's layers keep running statistics (BN014), and export again")
 AGAIN = advice("model.eval(), export again, compare the outputs of model and export on real data")
 
 
@@ -38,19 +39,19 @@ def check(patient: Patient) -> Iterator[Finding]:
     """The exported graph, or the model that will be exported."""
     declared = patient.settings.source_eps
     for norm in patient.exported:
-        if norm.training:
+        if not norm.has_statistics:
+            yield found(
+                "error",
+                norm.name,
+                f"The {norm.format} graph has no running statistics: a sample's output depends on its batch.",
+                KEEP,
+            )
+        elif norm.training:
             yield found(
                 "error",
                 norm.name,
                 f"The {norm.format} graph normalizes with the batch, whatever eval() says: it was exported "
                 "in training mode.",
-                AGAIN,
-            )
-        elif not norm.has_statistics:
-            yield found(
-                "error",
-                norm.name,
-                f"The {norm.format} graph has no running statistics: a sample's output depends on its batch.",
                 AGAIN,
             )
         elif (
