@@ -122,7 +122,7 @@ def _normalized(
     _check_values(input, known, given, rows)
     if layer.nonfinite == "raise":
         refuse_nonfinite(known.mean, known.m2)
-    scaling = _scaling(layer, known, given, rows)
+    scaling = _scaling(layer, input, known, given, rows)
     if given.followed:
         scaling = scaling.moved_to(total)
     output = normalize_parts(input, layer.weight, layer.bias, residual, scaling, given, *rest)
@@ -155,10 +155,11 @@ def _check_values(input: Tensor, known: Moments, given: Given, rows: tuple[int, 
         refuse_one_value(input)
 
 
-def _scaling(layer: Any, known: Moments, given: Given, rows: tuple[int, ...] | None) -> Scaling:
+def _scaling(
+    layer: Any, input: Tensor, known: Moments, given: Given, rows: tuple[int, ...] | None
+) -> Scaling:
     scaling = Scaling(known.mean, known.var, total=known.total)
-    lonely = given.weights is not None or rows is not None or len(given.sizes) > 1
-    renorm = layer.stats.find(Renorm)
+    lonely, renorm = _may_be_lonely(input, given, rows), layer.stats.find(Renorm)
     if not lonely and renorm is None:
         return scaling
     if layer.running_mean is None:
@@ -175,3 +176,15 @@ def _scaling(layer: Any, known: Moments, given: Given, rows: tuple[int, ...] | N
             r, d = corrected(layer, scaling.mean, scaling.var, running_mean, running_var, rows)
         scaling = scaling._replace(r=r, d=d)
     return scaling
+
+
+def _may_be_lonely(input: Tensor, given: Given, rows: tuple[int, ...] | None) -> bool:
+    """Whether a part may have fewer than two values; a batch that is all one part is refused then."""
+    if given.weights is not None:
+        return True
+    if rows is None and len(given.sizes) == 1:
+        return False
+    # a compiled graph is to serve all sizes, and those of other ranks are not known here
+    if given.ranks is not None or torch.compiler.is_compiling():
+        return True
+    return min(given.sizes) * input.shape[2:].numel() < 2

@@ -43,11 +43,6 @@ class Moments(NamedTuple):
         # one value that weighs 0.21 leaves 1e-17
         return torch.where(freedom > 4 * torch.finfo(freedom.dtype).eps * self.total, freedom, 0)
 
-    @property
-    def unbiased_var(self) -> Tensor:
-        """Unbiased variance, (P, C); 0 where there is one value or none."""
-        return self.m2 / _positive(self.freedom)
-
     def detached(self) -> "Moments":
         """The same numbers, outside autograd."""
         return Moments(*(values.detach() for values in self))

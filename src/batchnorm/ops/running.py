@@ -63,8 +63,8 @@ def move_rows(
     References:
         Hoffer, Hubara & Soudry 2017, arXiv:1705.08741, Algorithm 1, for parts that move one row.
     """
-    mean, var = moments.mean, moments.unbiased_var
-    usable = (moments.freedom > 0).expand(mean.shape)  # (P, C)
+    mean, freedom = moments.mean, moments.freedom
+    usable = (freedom > 0).expand(mean.shape)  # (P, C)
     counted = usable.any(1, keepdim=True).long()  # (P, 1)
     if num_batches_tracked is not None:
         # of each part among all batches of its row, (P, 1)
@@ -76,7 +76,7 @@ def move_rows(
     if momentum is None:
         momentum = 0.0 if num_batches_tracked is None else (1 / number.clamp_min(1).double()).to(mean.dtype)
     new = usable.to(mean.dtype) * momentum  # (P, C); the number itself is not copied to a device
-    for running, values in ((running_mean, mean), (running_var, var)):
+    for running, values in ((running_mean, mean), (running_var, moments.m2 / freedom)):
         values = torch.where(usable, values, 0)  # what counts 0 may be NaN
         whole = running.view(-1, running.shape[-1])
         if rows is None:
