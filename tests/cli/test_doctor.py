@@ -345,7 +345,7 @@ def test_html_is_one_page_without_scripts_or_addresses(shop):
     run("shop.py:sick", "--data", "shop.py:data", "--html", "out.html")
     page = (shop / "out.html").read_text()
     assert "BN001 stats-never-updated" in page
-    assert "Running mean of each channel over the measured one" in page
+    assert "Running over population mean of " in page
     assert "<script" not in page
     assert not re.search(r"(src|href)=.https?:", page)
 

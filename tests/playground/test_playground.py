@@ -1,5 +1,6 @@
 """The page to play with: its arithmetic is the reference's, and a person without mouse or eyes can use it."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -141,7 +142,33 @@ def test_everything_is_reached_and_named_from_the_keyboard(page: Page):
         assert len(image.get_attribute("aria-label")) > 20
 
 
-@pytest.mark.parametrize("width", [390, 1280])
+def test_pictures_say_their_numbers(page: Page):
+    x, y = page.evaluate("[playground.pass().x, playground.pass().y]")
+    for kind, samples in (("before", x), ("after", y)):
+        words = page.locator(f"#scatter-{kind}").get_attribute("aria-label").replace("−", "-")
+        told = [float(number) for ends in re.findall(r"from (\S+) to (-?[\d.]*\d)", words) for number in ends]
+        ends = [end for feature in zip(*samples, strict=True) for end in (min(feature), max(feature))]
+        assert told == pytest.approx(ends, abs=0.006)
+
+
+def test_buttons_can_be_read_in_the_readers_own_colours(browser: Browser):
+    page = browser.new_page(forced_colors="active", color_scheme="dark")
+    page.goto(PAGE.as_uri())
+    colours = "one => [getComputedStyle(one).color, getComputedStyle(one).backgroundColor]"
+    looks = [page.locator(f"#{name}").evaluate(colours) for name in ("step", "ten")]
+    page.close()
+    assert looks[0] == looks[1]  # both the system's: a text of ours on its plate would vanish
+
+
+def test_without_scripts_the_page_says_that_it_needs_them(browser: Browser):
+    page = browser.new_page(java_script_enabled=False)
+    page.goto(PAGE.as_uri())
+    assert "needs JavaScript" in page.locator("noscript p").text_content()
+    assert page.locator("noscript p").is_visible()
+    page.close()
+
+
+@pytest.mark.parametrize("width", [320, 390, 1280])
 def test_nothing_overflows(page: Page, width: int):
     page.set_viewport_size({"width": width, "height": 844})
     page.get_by_role("button", name="Ten batches").click()

@@ -46,7 +46,7 @@ def test_layers_stand_worst_first():
     page = render_diagnosis("m.py:f", diagnosis(), [channels("first"), channels("second")])
     rows = re.findall(r'<th scope="row"><code>(\w+)</code>', page)
     assert rows == ["second", "third", "first"]
-    assert re.findall(r"<figcaption><code>(\w+)</code>", page) == ["second", "first"]
+    assert re.findall(r"<h3><code>(\w+)</code>", page) == ["second", "first"]
     assert re.findall(r"--share: (\d+%)", page) == ["80%", "24%", "9%"]
     assert page.count("<svg") == 4
 

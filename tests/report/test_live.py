@@ -90,7 +90,10 @@ def test_a_run_that_has_not_begun_is_said(tmp_path):
     with LiveView(tmp_path) as view:
         answer = get(view, f"/{view.token}/")
         assert answer.status == 503
-        assert "The run has not begun yet." in answer.read().decode()
+        page = answer.read().decode()
+        assert "<h1>The run has not begun yet.</h1>" in page
+        assert '<html lang="en">' in page
+        assert "http-equiv" not in page  # a page must not be thrown away while somebody reads it
 
 
 @pytest.mark.browser
@@ -127,6 +130,42 @@ def test_leaving_ends_open_pages_and_frees_the_port(tmp_path):
     assert b"event: over" in rest[0]
     with pytest.raises(ConnectionRefusedError):
         get(view, "/")
+
+
+@pytest.mark.browser
+def test_a_reader_can_hold_the_page_and_does_not_lose_the_place(browser: Browser, tmp_path):
+    write(first_epochs(1), tmp_path)
+    page = browser.new_page()
+    page.set_default_timeout(20_000)
+    shown = "epochs.length / 2"  # of two arms
+    with LiveView(tmp_path) as view:
+        page.goto(view.url)
+        page.evaluate("window.reportDrawn")
+        page.get_by_text("Loss as a table").press("Enter")
+        pause = page.get_by_role("button", name="Pause updates")
+        pause.press("Space")
+        write(first_epochs(2), tmp_path)
+        view.tell("epoch", {})
+        where = {
+            "arm": "batch",
+            "seed": 0,
+            "epoch": 3,
+            "epochs": 3,
+            "share": 0.5,
+            "accuracy": 0.8,
+            "loss": 0.5,
+        }
+        view.tell("progress", where)
+        view.tell("over", {})  # events come in order: whoever hears of the end has heard of the epoch
+        page.get_by_role("status").filter(has_text="Training has ended").wait_for()
+        assert page.evaluate(shown) == 1
+        with page.expect_navigation():
+            pause.press("Space")
+        page.evaluate("window.reportDrawn")
+        assert page.evaluate(shown) == 2
+        assert page.evaluate("document.activeElement.textContent") == "Pause updates"
+        assert page.get_by_role("table", name="Loss by epoch").is_visible()
+    page.close()
 
 
 @pytest.mark.browser

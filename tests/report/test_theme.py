@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from batchnorm.report import theme
+from batchnorm.report import charts, theme
+from batchnorm.report.legend import arm_key
 
 
 def luminance(colour: str) -> float:
@@ -19,6 +20,12 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
+def mixed(colour: str, paper: str, opacity: float) -> str:
+    """What a colour becomes that lets some paper through."""
+    parts = [(int(colour[i : i + 2], 16), int(paper[i : i + 2], 16)) for i in (1, 3, 5)]
+    return "#" + "".join(f"{round(opacity * own + (1 - opacity) * below):02x}" for own, below in parts)
+
+
 @pytest.mark.parametrize("name", ["ink", "muted", "blue", "orange", "green", "purple"])
 def test_text_and_accents_stand_out_by_day_and_night(name):
     for side in (0, 1):
@@ -29,11 +36,32 @@ def test_white_can_be_read_on_the_loud_mark():
     assert all(contrast(colour, "#ffffff") >= 4.5 for colour in theme.COLOURS["alert"])
 
 
+def test_text_can_be_read_in_boxes():
+    for name in ("ink", "muted"):
+        for side in (0, 1):
+            assert contrast(theme.COLOURS[name][side], theme.COLOURS["raised"][side]) >= 4.5
+
+
+def test_edges_of_controls_and_reference_lines_can_be_seen():
+    assert all(contrast(theme.COLOURS["edge"][side], theme.COLOURS["paper"][side]) >= 3 for side in (0, 1))
+
+
+@pytest.mark.parametrize("name", ["blue", "orange", "green", "purple"])
+def test_points_stand_out_though_one_sees_through_them(name):
+    look = charts.Look(("batch",), theme.variable, many_seeds=False, interactive=True)
+    for spec in (charts.agreement("mean", look, (0, 1)), charts.affine("bias", look, (0, 1))):
+        opacity = spec["layer"][1]["mark"]["opacity"]
+        for side in (0, 1):
+            paper = theme.COLOURS["paper"][side]
+            assert contrast(mixed(theme.COLOURS[name][side], paper, opacity), paper) >= 3
+
+
 def test_each_arm_has_an_accent_of_its_own():
     arms = ("none", "batch", "torch", "scratch")
     assert len({theme.arm_colour(arm) for arm in arms}) == 4
-    assert theme.arm_dash("batch") != theme.arm_dash("torch") != theme.arm_dash("scratch")
-    assert theme.arm_shape("batch") != theme.arm_shape("torch") != theme.arm_shape("scratch")
+    assert len({tuple(theme.arm_dash(arm)) for arm in arms}) == 4
+    assert len({theme.arm_shape(arm) for arm in arms}) == 4
+    assert len({arm_key(arm) for arm in arms}) == 4
 
 
 def test_every_variable_that_the_charts_use_is_defined():

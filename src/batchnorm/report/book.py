@@ -10,6 +10,7 @@ from typing import Any
 from batchnorm.records import VERDICTS, EffectRecord, Figure, VerdictRecord, write_atomic
 from batchnorm.report import theme
 from batchnorm.report.figures import panels, series_styles, spec_of
+from batchnorm.report.legend import key
 from batchnorm.report.parts import part
 from batchnorm.report.payload import embed
 from batchnorm.report.tables import settings_table
@@ -18,8 +19,9 @@ from batchnorm.report.vega import browser_bundle, for_page
 __all__ = ["effect_words", "met_words", "write_book"]
 
 _MARK = (
-    '<div class="mark" role="note"><p>EMBEDDED SAMPLE. Trained and tested on the small part of Fashion-MNIST'
-    " that travels in the package: the claims are tried, but do not quote these numbers.</p></div>"
+    '<div class="mark" role="region" aria-label="Embedded sample"><p>EMBEDDED SAMPLE. Trained and tested'
+    " on the small part of Fashion-MNIST that travels in the package: the claims are tried,"
+    " but do not quote these numbers.</p></div>"
 )
 
 
@@ -178,19 +180,31 @@ def _notes(record: VerdictRecord) -> str:
 
 def _figure(figure: Figure) -> str:
     legend = "".join(
-        f'<li class="arm" style="--accent: var(--{accent})">{escape(str(name))}</li>'
-        for name, (accent, _) in series_styles(figure).items()
+        f'<li class="arm">{key(*style)}{escape(str(name))}</li>'
+        for name, style in series_styles(figure).items()
     )
     plots = "".join(
         f'<div class="panel">{f"<h3>{escape(facet)}</h3>" if facet else ""}'
-        f'<div class="plot" role="img" aria-label="{escape(f"{figure.title}. {facet}".strip())}"></div></div>'
-        for facet in panels(figure)
+        f'<div class="plot" role="img" aria-label="{escape(_label(figure, facet, rows))}"></div></div>'
+        for facet, rows in panels(figure).items()
     )
     return (
         f'<figure id="{escape(figure.name)}"><figcaption><strong>{escape(figure.title)}.</strong> '
         f'Band: {escape(figure.band)}.</figcaption><ul class="legend">{legend}</ul>'
         f'<div class="panels figure">{plots}</div>{_numbers(figure)}</figure>'
     )
+
+
+def _label(figure: Figure, facet: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """What a chart shows, for a screen reader: where each line starts and ends, or each dot."""
+    title = f"{figure.title}. {facet}".strip(" .")
+    parts = []
+    for name in dict.fromkeys(row["series"] for row in rows):
+        own = [row for row in rows if row["series"] == name]
+        told = own if figure.mark == "dot" or len(own) == 1 else [own[0], own[-1]]
+        places = ", ".join(f"{_number(row['mean'])} at {_place(row['x'])}" for row in told)
+        parts.append(f"{name}: {places}")
+    return f"{title}. {figure.y} by {figure.x}. {'; '.join(parts)}."
 
 
 def _numbers(figure: Figure) -> str:

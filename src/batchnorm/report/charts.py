@@ -73,7 +73,7 @@ def curve(measure: str, look: Look, bounds: tuple[Any, Any], epochs: tuple[int, 
     y: Spec = {"field": measure, "type": "quantitative", "title": None}
     y |= {"scale": _scale(bounds, nice=True), "axis": {"tickCount": 5}}
     mean = {**y, "aggregate": "mean"}
-    size: Spec = {"value": 26 if _dots(epochs) else 0}
+    size: Spec = {"value": 40 if _dots(epochs) else 0}
     layers: list[Spec] = []
     if look.many_seeds:
         seeds: Spec | float = {"expr": "seeds ? 0.4 : 0"} if look.interactive else 0.4
@@ -90,7 +90,10 @@ def curve(measure: str, look: Look, bounds: tuple[Any, Any], epochs: tuple[int, 
     if look.interactive:
         size = {"condition": {"param": "hover", "empty": False, "value": 110}, **size}
     layers.append(
-        {"mark": {"type": "point", "filled": True, "opacity": 1}, "encoding": {**place, "size": size}}
+        {
+            "mark": {"type": "point", "filled": True, "opacity": 1},
+            "encoding": {**place, "shape": look.shape(), "size": size},
+        }
     )
     if look.interactive:
         # A wide invisible target. Not "nearest": with that, Vega-Lite 6 loses the arm in the tooltip.
@@ -184,12 +187,12 @@ def agreement(statistic: str, look: Look, bounds: tuple[Any, Any]) -> Spec:
     return {
         "layer": [
             {
-                "mark": {"type": "rule", "color": look.paint("line"), "strokeWidth": 1.25},
+                "mark": {"type": "rule", "color": look.paint("edge"), "strokeWidth": 1.25},
                 "encoding": {"x": low, "y": low, "x2": high, "y2": high},
             },
             {
                 "transform": _by_channel(running, population),
-                "mark": {"type": "point", "filled": True, "size": 42, "opacity": 0.65},
+                "mark": {"type": "point", "filled": True, "size": 42, "opacity": 0.8},
                 "encoding": {
                     "x": {**axis, "field": population, "title": "population"},
                     "y": {**axis, "field": running, "title": "running"},
@@ -214,12 +217,12 @@ def affine(parameter: str, look: Look, bounds: tuple[Any, Any]) -> Spec:
     return {
         "layer": [
             {
-                "mark": {"type": "rule", "color": look.paint("line"), "strokeWidth": 1.25},
+                "mark": {"type": "rule", "color": look.paint("edge"), "strokeWidth": 1.25},
                 "encoding": {"y": {"datum": start}},
             },
             {
                 "transform": _by_channel(parameter),
-                "mark": {"type": "point", "filled": True, "size": 36, "opacity": 0.75},
+                "mark": {"type": "point", "filled": True, "size": 36, "opacity": 0.8},
                 "encoding": {
                     "x": {
                         "field": "channel",

@@ -7,7 +7,7 @@ from string import Template
 from typing import Any
 
 from batchnorm.records import SEVERITIES, LayerRecord
-from batchnorm.report import charts, theme
+from batchnorm.report import charts, tables, theme
 from batchnorm.report.parts import part
 from batchnorm.report.pictures import bounds_of
 from batchnorm.report.vega import vl_convert
@@ -81,11 +81,11 @@ def _strip(layers: Sequence[Mapping[str, Any]]) -> str:
     )
     heads = "".join(
         f'<th scope="col">{words}</th>'
-        for words in ("", "own gap", "gap in prediction", "size in σ", "worst channel")
+        for words in ("own gap", "gap in prediction", "size in σ", "worst channel")
     )
     return (
         '<div class="scroll" tabindex="0" role="group" aria-label="Table, scrolls sideways">'
-        f'<table class="numbers strip"><thead><tr><td></td>{heads}</tr></thead>'
+        f'<table class="numbers strip"><thead><tr><th scope="col">layer</th><td></td>{heads}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
 
@@ -118,9 +118,15 @@ def _channels(records: Sequence[LayerRecord]) -> str:
 
 def _pictures(record: LayerRecord) -> str:
     panels = "".join(_agreement(record, name, words) for name, words in _STATISTICS)
+    name = f"<code>{escape(record.layer or '(the model)')}</code>"
+    kinds = [(kind, *statistic) for statistic in _STATISTICS for kind in ("running", "population")]
+    columns = [getattr(record, f"{kind}_{statistic}") for kind, statistic, _ in kinds]
+    heads = ["channel", *(f"{kind} {words}" for kind, _, words in kinds)]
+    body = [[str(channel), *map(_number, row)] for channel, row in enumerate(zip(*columns, strict=True))]
     return (
-        f"<figure><figcaption><code>{escape(record.layer or '(the model)')}</code></figcaption>"
-        f'<div class="panels">{panels}</div></figure>'
+        f'<h3>{name}</h3><div class="panels">{panels}</div>'
+        f"<details><summary>The channels of {name} as a table</summary>"
+        f"{tables.table(name, heads, body)}</details>"
     )
 
 
@@ -141,11 +147,14 @@ def _agreement(record: LayerRecord, name: str, words: str) -> str:
         "height": _SIZE,
         "config": theme.vega_config(theme.variable),
     }
-    label = f"Running {words} of each channel over the measured one"
+    sides = [f"{_number(min(side))} to {_number(max(side))}" for side in zip(*finite, strict=True)]
+    label = (
+        f"Running over population {words} of {len(finite)} channels: {' over '.join(sides) or 'none finite'}"
+    )
     lost = len(getattr(record, f"running_{name}")) - len(finite)
     note = f", without {lost} that are not finite" if lost else ""
     svg = vl_convert().vegalite_to_svg(spec)
-    return f'<div class="panel" role="img" aria-label="{label}"><h4>{words}{note}</h4>{svg}</div>'
+    return f'<div class="panel"><h4>{words}{note}</h4><div role="img" aria-label="{label}">{svg}</div></div>'
 
 
 def _rest(diagnosis: Mapping[str, Any]) -> str:

@@ -2,40 +2,53 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from batchnorm.records import Figure
 from batchnorm.report.charts import Spec
-from batchnorm.report.theme import Paint
+from batchnorm.report.theme import Paint, arm_colour, arm_dash, arm_shape
 
-__all__ = ["panels", "series_styles", "spec_of"]
+__all__ = ["Style", "panels", "series_styles", "spec_of"]
 
 _ACCENTS = ("blue", "orange", "green", "purple", "muted", "ink")
+_SHAPES = ("circle", "square", "cross", "triangle-up", "diamond", "triangle-down")
 _DASHES = ([1, 0], [7, 4], [2, 3])
+_CROWD = 25  # places beyond which points run into each other
 # d3 shortens the numbers of a linear axis to the digits in which its ticks differ, and g would write 1e+2
 _TICKS = {"linear": "~r", "log": "~g"}
 _LETTER = 6  # pixels of one in an axis label
-# the two arms that most studies compare have the colours that they have in the report of a run
-_KNOWN = {"batch": "blue", "none": "orange"}
+# the two arms that most studies compare look as they do in the report of a run
+_KNOWN = ("batch", "none")
 
 
-def series_styles(figure: Figure) -> dict[str, tuple[str, list[int]]]:
-    """A colour's name and a dash for each series, in the order in which they come.
+class Style(NamedTuple):
+    """How a series looks: a colour's name, the dash of its line and the shape of its points."""
+
+    accent: str
+    dash: list[int]
+    shape: str
+
+
+def series_styles(figure: Figure) -> dict[str, Style]:
+    """How each series looks, in the order in which they come.
 
     Example:
         >>> rows = ({"series": "none"}, {"series": "batch"}, {"series": "none"})
-        >>> series_styles(Figure("f", "", "line", "x", "y", "", rows))
-        {'none': ('orange', [1, 0]), 'batch': ('blue', [1, 0])}
+        >>> series_styles(Figure("f", "", "line", "x", "y", "", rows))["batch"]
+        Style(accent='blue', dash=[1, 0], shape='circle')
     """
     names = tuple(dict.fromkeys(row["series"] for row in figure.rows))
-    taken = {_KNOWN[name] for name in names if name in _KNOWN}
-    free = [accent for accent in _ACCENTS if accent not in taken]
+    known = {n: Style(arm_colour(n), arm_dash(n), arm_shape(n)) for n in names if n in _KNOWN}
+    taken = {part for style in known.values() for part in (style.accent, style.shape)}
+    accents = [accent for accent in _ACCENTS if accent not in taken]
+    shapes = [shape for shape in _SHAPES if shape not in taken]
     styles, number = {}, 0
     for name in names:
-        if name in _KNOWN:
-            styles[name] = (_KNOWN[name], _DASHES[0])
+        if name in known:
+            styles[name] = known[name]
         else:
-            styles[name] = (free[number % len(free)], _DASHES[number // len(free) % len(_DASHES)])
+            dash = _DASHES[number // len(accents) % len(_DASHES)]
+            styles[name] = Style(accents[number % len(accents)], dash, shapes[number % len(shapes)])
             number += 1
     return styles
 
@@ -70,8 +83,9 @@ def spec_of(figure: Figure, paint: Paint) -> Spec:
         paint: As in `batchnorm.report.theme`.
     """
     styles = series_styles(figure)
-    colour: Spec = _by_series(styles, [paint(accent) for accent, _ in styles.values()])
-    dash = _by_series(styles, [dash for _, dash in styles.values()])
+    colour: Spec = _by_series(styles, [paint(style.accent) for style in styles.values()])
+    dash = _by_series(styles, [style.dash for style in styles.values()])
+    shape = _by_series(styles, [style.shape for style in styles.values()])
     x: Spec = {"field": "x", "title": figure.x}
     if figure.x_scale == "nominal":
         order = list(dict.fromkeys(row["x"] for row in figure.rows))
@@ -99,17 +113,19 @@ def spec_of(figure: Figure, paint: Paint) -> Spec:
             {"mark": {"type": "rule", "strokeWidth": 2}, "encoding": {**place, **ends}},
             {
                 "mark": {"type": "point", "filled": True, "size": 70, "opacity": 1},
-                "encoding": {**place, "y": mean, "color": colour, "tooltip": tooltip},
+                "encoding": {**place, "y": mean, "color": colour, "shape": shape, "tooltip": tooltip},
             },
         ]
     else:
+        # a crowd of points hides the dash of its line; they stay, unseen, for the pointer
+        crowd = len({row["x"] for row in figure.rows}) > _CROWD
         line = {"x": x, "y": mean, "color": colour, "strokeDash": dash}
         layers = [
             {"mark": {"type": "area", "opacity": 0.15}, "encoding": {"x": x, **ends}},
             {"mark": {"type": "line", "strokeWidth": 2}, "encoding": line},
             {
-                "mark": {"type": "point", "filled": True, "size": 28, "opacity": 1},
-                "encoding": {"x": x, "y": mean, "color": colour, "tooltip": tooltip},
+                "mark": {"type": "point", "filled": True, "size": 40, "opacity": 0 if crowd else 1},
+                "encoding": {"x": x, "y": mean, "color": colour, "shape": shape, "tooltip": tooltip},
             },
         ]
     return {"layer": layers}

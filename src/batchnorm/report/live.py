@@ -20,9 +20,13 @@ HOST = "127.0.0.1"
 PATIENCE_S = 15  # a line at least so often, so that a page that has gone is noticed
 
 # whoever follows the address at once is there before the first record is
-NOT_YET = (
-    '<!doctype html><meta http-equiv="refresh" content="1"><title>Soon</title>The run has not begun yet.'
-)
+NOT_YET = """<!doctype html><html lang="en"><meta name="color-scheme" content="light dark"><title>Soon</title>
+<main><h1>The run has not begun yet.</h1><p>This page goes on by itself, with JavaScript.</p></main>
+<script>
+  const wait = async () => ((await fetch(location)).ok ? location.reload() : setTimeout(wait, 1000));
+  setTimeout(wait, 1000);
+</script></html>
+"""
 
 
 class LiveView:

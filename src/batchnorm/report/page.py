@@ -6,8 +6,9 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from batchnorm.records import FaultRecord, RunRecord, read_faults, write_atomic
+from batchnorm.records import QUANTILE_LEVELS, FaultRecord, RunRecord, read_faults, write_atomic
 from batchnorm.report import charts, payload, sentences, tables, theme
+from batchnorm.report.legend import arm_key
 from batchnorm.report.parts import part
 from batchnorm.report.pictures import write_pictures
 from batchnorm.report.vega import browser_bundle, for_page
@@ -87,8 +88,8 @@ def render_page(run: RunRecord, faults: Sequence[FaultRecord] = ()) -> str:
 
 
 _SAMPLE_MARK = (
-    '<div class="mark" role="note"><p>EMBEDDED SAMPLE. Trained and tested on the small part of Fashion-MNIST'
-    " that travels in the package. Do not quote these numbers.</p></div>"
+    '<div class="mark" role="region" aria-label="Embedded sample"><p>EMBEDDED SAMPLE. Trained and tested'
+    " on the small part of Fashion-MNIST that travels in the package. Do not quote these numbers.</p></div>"
 )
 _SEEDS_SWITCH = '<button type="button" class="chip plain" id="seeds" aria-pressed="true">Seeds</button>'
 
@@ -109,6 +110,7 @@ def _embedded(run: RunRecord) -> Mapping[str, str]:
         "arms": run.arms,
         "overview": payload.overview(run),
         "epochs": payload.epoch_table(run.epochs),
+        "levels": QUANTILE_LEVELS,
         "quantiles": quantiles,
         "channels": channels,
         "charts": {name: for_page(spec, config) for name, spec in specs.items()},
@@ -146,8 +148,8 @@ def _options(pairs: Iterable[tuple[Any, Any]]) -> str:
 
 def _chip(arm: str) -> str:
     return (
-        f'<button type="button" class="chip" data-arm="{escape(arm)}" aria-pressed="true"'
-        f' style="--accent: var(--{theme.arm_colour(arm)})">{escape(arm)}</button>'
+        f'<button type="button" class="chip" data-arm="{escape(arm)}" aria-pressed="true">'
+        f"{arm_key(arm)}{escape(arm)}</button>"
     )
 
 

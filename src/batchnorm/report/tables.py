@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from batchnorm.records import EpochRecord, FaultRecord, RunRecord
-from batchnorm.report.theme import arm_colour
+from batchnorm.report.legend import arm_key
 
 __all__ = [
     "ARM_WORDS",
@@ -18,6 +18,7 @@ __all__ = [
     "results_table",
     "seeds_table",
     "settings_table",
+    "table",
 ]
 
 ARM_WORDS = {
@@ -65,7 +66,7 @@ def results_table(run: RunRecord) -> str:
         [words, *(cell((getattr(row, name) for row in rows), form) for rows in last.values())]
         for name, words, form in _MEASURES
     ]
-    return _table(_results_caption(run), ["", *map(_arm, run.arms)], body, kind="headline")
+    return table(_results_caption(run), ["", *map(_arm, run.arms)], body, kind="headline")
 
 
 def seeds_table(run: RunRecord) -> str:
@@ -81,7 +82,7 @@ def seeds_table(run: RunRecord) -> str:
         for row in _last_rows(run, arm)
     ]
     heads = ["arm", "seed", "epoch", *(words for _, words, _ in _MEASURES)]
-    return _table("Each seed at its last epoch", heads, body)
+    return table("Each seed at its last epoch", heads, body)
 
 
 def epochs_table(run: RunRecord, measure: str, words: str) -> str:
@@ -98,7 +99,7 @@ def epochs_table(run: RunRecord, measure: str, words: str) -> str:
         ]
         for epoch in epochs
     ]
-    return _table(words, ["epoch", *map(escape, run.arms)], body)
+    return table(words, ["epoch", *map(escape, run.arms)], body)
 
 
 def faults_table(faults: Iterable[FaultRecord]) -> str:
@@ -115,7 +116,7 @@ def faults_table(faults: Iterable[FaultRecord]) -> str:
         for fault in faults
     ]
     heads = ["arm", "seed", "epoch", "fault", "layer", "what happened"]
-    return _table("Found by the doctor during training", heads, body, kind="settings") if body else ""
+    return table("Found by the doctor during training", heads, body, kind="settings") if body else ""
 
 
 def settings_table(caption: str, settings: Mapping[str, Any]) -> str:
@@ -124,7 +125,7 @@ def settings_table(caption: str, settings: Mapping[str, Any]) -> str:
         [f"<code>{escape(name)}</code>", f"<code>{escape(_setting(value))}</code>"]
         for name, value in _flat(settings)
     ]
-    return _table(escape(caption), ["setting", "value"], body, kind="settings")
+    return table(escape(caption), ["setting", "value"], body, kind="settings")
 
 
 def _results_caption(run: RunRecord) -> str:
@@ -147,10 +148,7 @@ def _last_rows(run: RunRecord, arm: str) -> list[EpochRecord]:
 
 def _arm(arm: str) -> str:
     words = ARM_WORDS.get(arm, "")
-    return (
-        f'<span class="arm" style="--accent: var(--{arm_colour(arm)})">{escape(arm)}</span>'
-        f' <span class="gloss">{words}</span>'
-    )
+    return f'<span class="arm">{arm_key(arm)}{escape(arm)}</span> <span class="gloss">{words}</span>'
 
 
 def _flat(settings: Mapping[str, Any], outer: str = "") -> Iterable[tuple[str, Any]]:
@@ -169,7 +167,7 @@ def _setting(value: Any) -> str:
     return "none" if value is None else json.dumps(value, ensure_ascii=False)
 
 
-def _table(caption: str, heads: Sequence[str], body: Iterable[Sequence[str]], kind: str = "numbers") -> str:
+def table(caption: str, heads: Sequence[str], body: Iterable[Sequence[str]], kind: str = "numbers") -> str:
     """A table in a box that scrolls; ``heads`` and ``body`` are HTML, the first column names rows."""
     head = "".join(f'<th scope="col">{text}</th>' if text else "<td></td>" for text in heads)
     rows = "".join(

@@ -22,13 +22,15 @@ __all__ = [
 Paint = Callable[[str], str]
 
 # name: (light, dark). The accents are Okabe and Ito's colours, which colour-blind readers tell
-# apart, moved until each has a contrast of at least 4.5 to 1 on its paper.
+# apart, moved until each has a contrast of at least 4.5 to 1 on its paper. An edge, of a control or
+# a line of a chart that says something, has 3 to 1; lines and grids only divide.
 COLOURS: dict[str, tuple[str, str]] = {
     "paper": ("#ffffff", "#14161a"),
     "raised": ("#f6f6f3", "#1d2025"),
     "ink": ("#1b1c1e", "#e9e7e2"),
     "muted": ("#5d6066", "#a3a7ae"),
     "line": ("#d9d9d3", "#3a3e45"),
+    "edge": ("#85888e", "#737881"),
     "grid": ("#ecece7", "#25282e"),
     "alert": ("#b3261e", "#b3261e"),
     "blue": ("#0072b2", "#56b4e9"),
@@ -38,8 +40,8 @@ COLOURS: dict[str, tuple[str, str]] = {
 }
 
 _ARM_COLOURS = {"batch": "blue", "none": "orange", "torch": "green", "scratch": "purple"}
-_ARM_DASHES = {"torch": [7, 5], "scratch": [2, 4]}
-_ARM_SHAPES = {"torch": "cross", "scratch": "triangle-up"}
+_ARM_DASHES = {"none": [12, 3, 3, 3], "torch": [7, 5], "scratch": [2, 4]}
+_ARM_SHAPES = {"none": "square", "torch": "cross", "scratch": "triangle-up"}
 
 
 def arm_colour(arm: str) -> str:
@@ -48,7 +50,7 @@ def arm_colour(arm: str) -> str:
 
 
 def arm_dash(arm: str) -> list[int]:
-    """Dash of an arm's line: two implementations of one layer lie on each other, and both must show."""
+    """Dash of an arm's line: what lies on each other must show, also to who sees no colours."""
     return _ARM_DASHES.get(arm, [1, 0])
 
 
@@ -86,6 +88,7 @@ def vega_config(paint: Paint) -> dict[str, Any]:
         "view": {"stroke": None},
         # The whole chart has one label (the page's aria-label); a label a mark would drown it.
         "aria": False,
+        "mark": {"aria": False},
         "axis": {
             "aria": False,
             "domainColor": paint("line"),

@@ -36,8 +36,14 @@ byId("search")?.addEventListener("input", ({ target }) => {
 
 async function draw(host, { chart, rows }) {
   const spec = { ...chart, data: chart.data.map((source) => (source.name === "rows" ? { ...source, values: rows } : source)) };
+  const label = host.getAttribute("aria-label");
   await vegaEmbed(host, spec, { mode: "vega", renderer: "svg", actions: false, tooltip: { theme: "report" } });
+  // Vega calls every chart "Vega visualization"; ours say their numbers.
+  for (const [name, value] of [["role", "img"], ["aria-roledescription", "chart"], ["aria-label", label]]) host.setAttribute(name, value);
 }
+
+// Escape takes away a tooltip that hides something.
+addEventListener("keydown", ({ key }) => { if (key === "Escape") byId("vg-tooltip-element")?.classList.remove("visible"); });
 
 const hosts = [...document.querySelectorAll(".plot")];
 // Tests wait for this.

@@ -41,7 +41,7 @@ class Chart {
   async draw() {
     const { rows, low, high, label } = this.choose();
     const params = { low, high, seeds: state.seeds };
-    if (label) this.host.setAttribute("aria-label", label);
+    this.label = label ?? this.label ?? this.host.getAttribute("aria-label");
     this.host.parentElement.hidden = state.hidden.has(this.arm);
     if (this.host.parentElement.hidden) return;
     this.host.querySelector(".missing")?.remove();
@@ -54,6 +54,9 @@ class Chart {
       await this.view.data("rows", rows).runAsync();
       this.fit(); // the window may have changed while the chart was hidden
     }
+    // Vega calls every chart "Vega visualization"; ours say their numbers.
+    const words = { role: "img", "aria-roledescription": "chart", "aria-label": this.label };
+    for (const [name, value] of Object.entries(words)) this.host.setAttribute(name, value);
     if (!rows.length) this.host.append(element("p", { class: "missing" }, "not recorded"));
   }
 
@@ -87,6 +90,14 @@ function bounds(numbers, margin = 0) {
   return { low: low - extra, high: high + extra };
 }
 
+const short = (number) => number?.toPrecision(3).replace("-", "−") ?? "–";
+
+// The ends of some numbers, in words.
+function ends(numbers) {
+  const { low, high } = bounds(numbers);
+  return numbers.length ? `${short(low)} to ${short(high)}` : "not recorded";
+}
+
 // ---- Curves ----
 
 const accuracies = ["train_accuracy", "test_accuracy_running", "test_accuracy_recalibrated"];
@@ -109,7 +120,7 @@ const kinds = {
       const of = (row) => row.layer === layer && row.seed === state.seed;
       const rows = quantiles.filter((row) => of(row) && row.arm === arm);
       const scale = state.sameScale ? quantiles.filter((row) => of(row) && isShown(row)) : rows;
-      return { rows, ...bounds(scale.flatMap((row) => row.input_quantiles)), label: `Bands by epoch: input of ${layer}, arm ${arm}.` };
+      return { rows, ...bounds(scale.flatMap((row) => row.input_quantiles)), label: `Bands by epoch: input of ${layer}, arm ${arm}. ${[rows[0], rows.at(-1)].map(inputWords).join("; ")}.` };
     },
   },
   statistics: {
@@ -118,7 +129,7 @@ const kinds = {
     choose: (layer, words, name) => {
       const rows = channelRows(layer);
       const values = rows.flatMap((row) => [...(row[`running_${name}`] ?? []), ...(row[`population_${name}`] ?? [])]);
-      return { rows, ...bounds(values, 0.06), label: `Scatter: running against population ${words} of each channel of ${layer}, epoch ${state.epoch}.` };
+      return { rows, ...bounds(values, 0.06), label: `Scatter: running against population ${words} of each channel of ${layer}, epoch ${state.epoch}. ${rows.map((row) => agreementWords(row, name)).join("; ")}.` };
     },
   },
   affine: {
@@ -129,7 +140,7 @@ const kinds = {
       // Bounds over all epochs: while the slider moves, the axis stands still.
       const all = channels.filter((row) => row.layer === layer && row.seed === state.seed && isShown(row));
       const values = all.flatMap((row) => row[name] ?? []);
-      return { rows: channelRows(layer), ...bounds([start, ...values], 0.06), label: `Points: ${words} of each channel of ${layer}, epoch ${state.epoch}.` };
+      return { rows: channelRows(layer), ...bounds([start, ...values], 0.06), label: `Points: ${words} of each channel of ${layer}, epoch ${state.epoch}. ${channelRows(layer).map((row) => `${row.arm}: ${ends(row[name] ?? [])}`).join("; ")}.` };
     },
   },
 };
@@ -137,12 +148,15 @@ const kinds = {
 const channelRows = (layer) =>
   channels.filter((row) => row.layer === layer && row.seed === state.seed && row.epoch === state.epoch && isShown(row));
 
+const inputWords = (row) => (row ? `Epoch ${row.epoch}: median ${short(row.input_quantiles[run.levels.indexOf(0.5)])}, 98 % from ${ends(row.input_quantiles)}` : "Not recorded");
+const agreementWords = (row, name) => `${row.arm}: running ${ends(row[`running_${name}`] ?? [])}, population ${ends(row[`population_${name}`] ?? [])}`;
+
 let cells = [];
 
 function buildCells() {
   cells.forEach((chart) => chart.remove());
   cells = [];
-  const layers = state.layer ? [state.layer] : run.overview;
+  const layers = shownLayers();
   for (const grid of document.querySelectorAll("section:not([hidden]) > [data-kind]")) {
     const kind = kinds[grid.dataset.kind];
     grid.replaceChildren(...layers.map((layer) => {
@@ -157,30 +171,44 @@ function buildCells() {
   }
 }
 
-// ---- The same channels as a table, for those who cannot see or want the digits ----
+// ---- What the layers' charts show as tables, for those who cannot see or want the digits ----
 
+const shownLayers = () => (state.layer ? [state.layer] : run.overview);
 const columns = ["running_mean", "population_mean", "running_var", "population_var", "weight", "bias"];
+const tables = {
+  quantiles: {
+    caption: () => `Seed ${state.seed}; the share of the values that lie below`,
+    heads: ["layer", "arm", "epoch", ...run.levels.map((level) => `${Math.round(100 * level)} %`)],
+    rows: () => shownLayers().flatMap((layer) => quantiles
+      .filter((row) => row.layer === layer && row.seed === state.seed && isShown(row))
+      .map((row) => [row.layer, row.arm, row.epoch, ...row.input_quantiles])),
+  },
+  values: {
+    caption: () => `Epoch ${state.epoch}, seed ${state.seed}`,
+    heads: ["layer", "arm", "channel", ...columns],
+    rows: () => shownLayers().flatMap(channelRows).flatMap((row) => {
+      const count = Math.max(...columns.map((name) => row[name]?.length ?? 0));
+      return Array.from({ length: count }, (_, channel) => [row.layer, row.arm, channel, ...columns.map((name) => row[name]?.[channel])]);
+    }),
+  },
+};
 
-function fillValues() {
-  const details = byId("values");
-  if (!details?.open) return;
-  const heads = ["layer", "arm", "channel", ...columns];
-  const rows = (state.layer ? [state.layer] : run.overview).flatMap(channelRows).flatMap((row) => {
-    const count = Math.max(...columns.map((name) => row[name]?.length ?? 0));
-    return Array.from({ length: count }, (_, channel) =>
-      element("tr", {}, element("th", { scope: "row" }, row.layer), element("td", {}, row.arm), element("td", {}, channel),
-        ...columns.map((name) => element("td", {}, row[name]?.[channel]?.toPrecision(4) ?? "–"))));
-  });
-  const table = element("table", { class: "numbers" }, element("caption", {}, `Epoch ${state.epoch}, seed ${state.seed}`),
-    element("thead", {}, element("tr", {}, ...heads.map((name) => element("th", { scope: "col" }, name)))),
-    element("tbody", {}, ...rows));
-  details.lastElementChild.replaceChildren(element("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Table, scrolls sideways" }, table));
+function fillTables() {
+  for (const [id, { caption, heads, rows }] of Object.entries(tables)) {
+    if (!byId(id)?.open) continue;
+    const table = element("table", { class: "numbers" }, element("caption", {}, caption()),
+      element("thead", {}, element("tr", {}, ...heads.map((name) => element("th", { scope: "col" }, name)))),
+      element("tbody", {}, ...rows().map(([layer, arm, place, ...numbers]) =>
+        element("tr", {}, element("th", { scope: "row" }, layer), element("td", {}, arm), element("td", {}, place),
+          ...numbers.map((number) => element("td", {}, number?.toPrecision(4) ?? "–"))))));
+    byId(id).lastElementChild.replaceChildren(element("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Table, scrolls sideways" }, table));
+  }
 }
 
 function refresh(charts) {
   for (const at of document.querySelectorAll(".at")) at.textContent = steps.length ? `at epoch ${state.epoch}` : "";
   if (byId("epoch-now")) byId("epoch-now").textContent = state.epoch ?? "–";
-  fillValues();
+  fillTables();
   return Promise.all(charts.map((chart) => chart.refresh()));
 }
 
@@ -206,7 +234,7 @@ on("seeds", "click", (button) => { state.seeds = flip(button); refresh(curves); 
 on("layer", "change", (select) => { state.layer = select.value; buildCells(); refresh(cells); });
 on("seed", "change", (select) => { state.seed = Number(select.value); refresh(cells); });
 on("same-scale", "change", (box) => { state.sameScale = box.checked; refresh(cells); });
-on("values", "toggle", fillValues);
+for (const id of Object.keys(tables)) on(id, "toggle", fillTables);
 on("epoch", "input", (slider) => { state.epoch = steps[slider.value]; refresh(cells); });
 
 for (const part of document.querySelectorAll(".of-channels")) part.hidden = !steps.length;
@@ -216,6 +244,9 @@ if (byId("epoch")) {
   slider.value = slider.max;
   slider.disabled = steps.length < 2;
 }
+
+// Escape takes away a tooltip that hides something.
+addEventListener("keydown", ({ key }) => { if (key === "Escape") byId("vg-tooltip-element")?.classList.remove("visible"); });
 
 const prefersDark = matchMedia("(prefers-color-scheme: dark)");
 const isDark = () => (document.documentElement.dataset.theme ?? (prefersDark.matches ? "dark" : "light")) === "dark";
