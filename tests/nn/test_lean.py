@@ -2,6 +2,7 @@ import contextlib
 import copy
 import gc
 import pickle
+import threading
 import weakref
 
 import pytest
@@ -329,6 +330,50 @@ def test_nothing_outlives_a_step():
         assert all(output() is None for output in outputs)
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("enclosed", [False, True])
+def test_nothing_outlives_a_forward_without_a_backward(enclosed):
+    # a ReLU saves its own output
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), bn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3))
+    outputs = []
+    for module in model:
+        module.register_forward_hook(lambda module, args, output: outputs.append(weakref.ref(output)))
+    if enclosed:
+        with bn.lean():
+            model(torch.randn(2, 2, 7, 7))
+    else:
+        bn.lean(model)(torch.randn(2, 2, 7, 7))
+    gc.collect()
+    assert len(outputs) == 4
+    assert all(output() is None for output in outputs)
+
+
+def test_a_context_may_be_entered_again_inside():
+    model, x, context = chain(), torch.randn(4, 2, 9, 9), bn.lean()
+    with context, context:
+        loss = model(x).sum()
+    loss.backward()
+    assert torch._C._autograd._top_saved_tensors_default_hooks(False) is None
+
+
+def test_a_context_may_be_entered_by_two_threads_at_once():
+    context, packed = bn.lean(), []
+
+    def enter():
+        with context:
+            pass
+
+    def pack(tensor):
+        packed.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), context:
+        thread = threading.Thread(target=enter)
+        thread.start()
+        thread.join()
+        torch.randn(3, requires_grad=True).exp()
+    assert len(packed) == 1
 
 
 def test_layers_of_torch_are_kept_as_they_are():

@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import types
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, Self, TypeVar, overload
 
 import torch
 from torch import nn
@@ -13,6 +13,20 @@ from batchnorm.ops.recompute import Recompute, entered
 __all__ = ["lean"]
 
 _Model = TypeVar("_Model", bound=nn.Module)
+
+
+class _Lean:
+    """Lean while inside; may be entered again inside, and by several threads at once."""
+
+    def __enter__(self) -> Self:
+        Recompute(self).__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for context in entered():
+            if context.owner is self:
+                context.__exit__(None, None, None)
+                break
 
 
 class _Forward(NamedTuple):
@@ -68,7 +82,7 @@ def lean(model: nn.Module | None = None) -> Any:
         >>> loss.backward()
     """
     if model is None:
-        return Recompute()
+        return _Lean()
     if not isinstance(model, nn.Module):
         raise TypeError(f"lean: model expected a torch.nn.Module, got {type(model).__name__}")
     if _enter not in model._forward_pre_hooks.values():

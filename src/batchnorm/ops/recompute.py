@@ -31,10 +31,13 @@ _Hooks = tuple[Callable[[Tensor], _Packed], Callable[[_Packed], Tensor]]
 
 
 class _Kept:
-    """A tensor kept as it is, and its version; torch checks none under hooks."""
+    """A tensor kept as it is, and its version; torch checks none under hooks.
+
+    Without its graph: an operation that saves its own result would hold itself for ever.
+    """
 
     def __init__(self, tensor: Tensor) -> None:
-        self.tensor, self.version = tensor, tensor._version
+        self.tensor, self.version = tensor.detach(), tensor._version
 
     def __call__(self) -> Tensor:
         if self.tensor._version != self.version:
@@ -133,6 +136,7 @@ class Recompute:
         while self in _active.stack:
             context = _active.stack.pop()
             context._recipes.clear()
+            context.owner = None  # a frame, say, which holds what its forward pass returned
             if context.is_on_top():
                 torch._C._autograd._pop_saved_tensors_default_hooks()
 

@@ -1,22 +1,42 @@
-"""A tracer that goes on where code asks for values: what it is told, it answers."""
+"""A tracer that goes on where code asks for values: what it is told, it answers.
+
+While it traces, torch.fx exchanges methods of all modules of the process. So one thread traces at a time, and
+what other threads call meanwhile, a server that predicts for one, goes past the tracer.
+"""
 
 import contextlib
 import dis
 import inspect
 import operator
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
+import torch
 from torch import fx, nn
 
 from batchnorm.surgery.decorators import undecorated
 from batchnorm.surgery.integers import can_note_int, int_noted
 
-__all__ = ["Answering", "Proxy", "traced"]
+__all__ = ["Answering", "Proxy", "one_at_a_time", "traced"]
 
 MOST_QUESTIONS = 8
+
+_TURN = threading.RLock()
+
+
+@contextlib.contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Wait until no other thread traces, and keep the code that is traced from warning.
+
+    The filters of warnings belong to all threads too.
+    """
+    with _TURN, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 class Proxy(fx.Proxy):
@@ -30,6 +50,16 @@ class Proxy(fx.Proxy):
         if isinstance(self.tracer, Answering) and can_note_int(names):
             self.tracer.asks_int = names
         raise TypeError("int() argument must be a number, not one that is not known yet")
+
+
+class _InThisThread:
+    """True in the thread that made it."""
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+
+    def __bool__(self) -> bool:
+        return threading.get_ident() == self._thread
 
 
 class Answering(fx.Tracer):
@@ -48,6 +78,7 @@ class Answering(fx.Tracer):
     def __init__(self, answers: Sequence[bool] = (), **options: Any) -> None:
         super().__init__(**options)
         self._told = list(answers)
+        self._here = _InThisThread()
         self._asker: FrameType | None = None
         self.answers: list[bool] = []
         self.asks_int: dict[str, Any] | None = None
@@ -60,6 +91,20 @@ class Answering(fx.Tracer):
     def is_own_code(self) -> bool:
         """Whether the root's own code runs now, not that of a module that it calls."""
         return True
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Note a call of a module, or look into it; let those of other threads pass."""
+        if not self._here:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """A placeholder for a parameter of the root; other threads get the parameter."""
+        if not self._here:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """Answer a question about a value."""
@@ -83,6 +128,8 @@ class Answering(fx.Tracer):
 
         torch.fx's own way to fix them adds an assertion for each, as if the code used them.
         """
+        # by this torch.compile refuses to run what it has compiled; it need not in other threads
+        torch.fx._symbolic_trace._is_fx_tracing_flag = self._here  # type: ignore[assignment]
         function = undecorated(root_fn, self.root)
         self.undecorated = function is not root_fn
         function, args = super().create_args_for_root(function, is_module, None)

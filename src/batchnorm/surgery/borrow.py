@@ -6,6 +6,7 @@ touched: an interrupt at any moment, or a graph that still waits for its backwar
 
 import contextlib
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -15,6 +16,28 @@ from batchnorm.surgery.layers import BatchNorm
 from batchnorm.surgery.pool import LayerStatistics
 
 __all__ = ["borrowed", "swapped_statistics"]
+
+
+class _Uncompiled:
+    """Runs compiled code uncompiled while any thread is inside: torch has one stance for all threads."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._stance = threading.Lock(), 0, contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._stance.enter_context(torch.compiler.set_stance("force_eager"))
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._stance.close()
+
+
+_UNCOMPILED = _Uncompiled()
 
 
 @contextlib.contextmanager
@@ -37,7 +60,7 @@ def borrowed(model: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.random.fork_rng(devices=_cuda_devices(model)))
         if "torch._dynamo" in sys.modules:  # otherwise nothing is compiled, and importing it takes seconds
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(_UNCOMPILED)
         try:
             for module, _ in modes:
                 module.training = False

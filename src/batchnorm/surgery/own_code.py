@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import fx, nn
 from torch.fx.proxy import TraceError
 
-from batchnorm.surgery.answering import Answering, Proxy, traced
+from batchnorm.surgery.answering import Answering, Proxy, one_at_a_time, traced
 from batchnorm.surgery.graph_functions import in_one_dtype, in_place
 from batchnorm.surgery.ways import Way, ways_through
 
@@ -92,8 +91,7 @@ def own_code(module: nn.Module) -> OwnCode | str:
     try:
         for training in (False, True):
             module.training = training
-            with warnings.catch_warnings(), contextlib.ExitStack() as modes:
-                warnings.simplefilter("ignore")
+            with one_at_a_time(), contextlib.ExitStack() as modes:
                 modes.enter_context(torch.set_grad_enabled(training))
                 for device in ("cpu", "cuda"):
                     modes.enter_context(torch.autocast(device, enabled=training))

@@ -2,14 +2,13 @@
 
 import contextlib
 import functools
-import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from batchnorm.surgery.answering import Answering, traced
+from batchnorm.surgery.answering import Answering, one_at_a_time, traced
 from batchnorm.surgery.ways import Way, ways_through
 
 __all__ = ["Tracing"]
@@ -37,10 +36,9 @@ class Tracing:
         """The ways through a module, and why they are not all, if its own forward cannot be traced."""
         ways: list[Way] = []
         with contextlib.ExitStack() as stack:
-            stack.enter_context(warnings.catch_warnings())
+            stack.enter_context(one_at_a_time())
             stack.enter_context(torch.random.fork_rng(devices=[]))
             stack.enter_context(torch.no_grad())
-            warnings.simplefilter("ignore")
             try:
                 for way in ways_through(root, functools.partial(self._attempt, root, stack)):
                     ways.append(way)
