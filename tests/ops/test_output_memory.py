@@ -19,6 +19,16 @@ pytestmark = pytest.mark.skipif(
 SHAPE = (8, 16, 64, 64)  # 2 MB
 
 
+RESIDENT = """
+import torch, batchnorm as bn
+norm = bn.BatchNorm2d(16, affine=False).requires_grad_(False)
+
+def resident():
+    fields = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    return int(fields["VmRSS"].split()[0]) / 1024
+"""
+
+
 def layer():
     return bn.BatchNorm2d(SHAPE[1], affine=False, backend="native").requires_grad_(False)
 
@@ -81,13 +91,6 @@ print(bn.BatchNorm2d(16)(torch.randn(8, 16, 64, 64)).untyped_storage().resizable
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_outputs_of_many_sizes_leave_no_more_than_was_in_use_at_once():
     program = """
-import torch, batchnorm as bn
-norm = bn.BatchNorm2d(16, affine=False).requires_grad_(False)
-
-def resident():
-    fields = dict(line.split(":", 1) for line in open("/proc/self/status"))
-    return int(fields["VmRSS"].split()[0]) / 1024
-
 x = torch.randn(8, 16, 130, 130)
 norm(x)
 before = resident()
@@ -96,8 +99,25 @@ for size in range(90, 130):
 print(resident() - before)
 """
     # what is freed goes back to the system, and is not kept for other tensors
-    (megabytes,) = map(float, in_process(program, MALLOC_MMAP_THRESHOLD_="131072"))
+    (megabytes,) = map(float, in_process(RESIDENT + program, MALLOC_MMAP_THRESHOLD_="131072"))
     assert megabytes < 12  # the 40 outputs together: 230
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_a_larger_pass_left_goes_back_though_each_output_finds_its_block():
+    program = """
+torch.set_num_threads(1)
+x, few = torch.randn(8, 16, 130, 130), torch.randn(8, 16, 32, 32)
+norm(few)
+outputs = [norm(x) for _ in range(10)]
+del outputs
+before = resident()
+for _ in range(5000):
+    norm(few)
+print(before - resident())
+"""
+    (megabytes,) = map(float, in_process(RESIDENT + program, MALLOC_MMAP_THRESHOLD_="131072"))
+    assert megabytes > 60  # of 83
 
 
 def test_a_child_process_normalizes_too():

@@ -53,9 +53,11 @@ class Blocks {
       now += 1;
       in_use += bytes;
       most = std::max(most, in_use);
+      // first of all, or what a larger pass has left would lie here as long as each output finds its block
+      while (!idle.empty() && now - idle[0].since > LONG) std::free(remove(0));
       for (size_t i = idle.size(); i-- > 0;)
         if (idle[i].bytes == bytes) return remove(i);
-      while (!idle.empty() && (in_use + left > most || now - idle[0].since > LONG)) std::free(remove(0));
+      while (!idle.empty() && in_use + left > most) std::free(remove(0));
     }
     void* memory = nullptr;
     if (posix_memalign(&memory, bytes < 2 * HUGE_PAGE ? 64 : HUGE_PAGE, bytes)) {
