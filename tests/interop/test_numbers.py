@@ -226,6 +226,11 @@ def test_half_layers_become_arrays():
             lambda: from_flax({"params": None, "batch_stats": {"bn": {"mean": MEAN, "var": VAR}}}),
             "from_flax: batch_stats expected mean and var, got bn$",
         ),
+        (lambda: from_flax([1]), "from_flax: variables expected a mapping, got list$"),
+        (
+            lambda: from_flax({"params": {}, "batch_stats": 3}),
+            "from_flax: batch_stats expected a mapping, got int$",
+        ),
         (
             lambda: to_keras(nn.LazyBatchNorm2d()),
             "to_keras: layer expected values, got LazyBatchNorm2d",

@@ -268,3 +268,11 @@ def test_a_parametrized_weight_is_used_and_learns():
 def test_no_channels_or_no_samples_are_no_error(backend):
     for layer, shape in ((bn.BatchNorm2d(0, backend=backend), (4, 0, 2, 2)), (bn.BatchNorm1d(3), (0, 3))):
         assert layer(torch.zeros(shape)).shape == shape
+
+
+@pytest.mark.parametrize("name", ["eps", "momentum"])
+def test_a_number_in_words_is_refused_with_the_error_of_torchs_first_call(name):
+    with pytest.raises(TypeError):
+        torch.nn.BatchNorm1d(3, **{name: "1e-5"})(torch.randn(4, 3))
+    with pytest.raises(TypeError, match=f"^batch_norm: {name} expected a number, got '1e-5'$"):
+        bn.BatchNorm1d(3, **{name: "1e-5"})

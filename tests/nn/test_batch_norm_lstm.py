@@ -513,3 +513,14 @@ def test_packed_sequences_come_back_packed_as_they_were():
     assert isinstance(output, PackedSequence)
     for ours, given in zip(output[1:], x[1:], strict=True):
         assert torch.equal(ours, given)
+
+
+def test_a_state_on_another_device_is_refused_and_nothing_moves():
+    lstm = bn.BatchNormLSTM(INPUTS, HIDDEN, max_steps=4)
+    before = copy.deepcopy(lstm.state_dict())
+    away = torch.zeros(1, 5, HIDDEN, device="meta")
+    with pytest.raises(
+        RuntimeError, match=r"^batch_norm_lstm: h_0 expected on cpu like the input, got meta$"
+    ):
+        lstm(torch.randn(4, 5, INPUTS), (away, away))
+    torch.testing.assert_close(lstm.state_dict(), before, rtol=0, atol=0)

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch.func import functional_call, grad
@@ -75,14 +76,23 @@ def test_excluded_positions_that_are_normalized_too_are_in_the_gradients_not_in_
     assert gradient.isnan().all()
 
 
-@pytest.mark.parametrize("wrong", [-1.0, torch.nan])
+@pytest.mark.parametrize("wrong", [-1.0, torch.nan, torch.inf])
 @pytest.mark.parametrize("training", [True, False])
 def test_weights_below_0_or_of_no_value_are_refused(training, wrong):
     layer, mask = bn.BatchNorm1d(3).train(training), torch.ones(4, 5)
     before, mask[1, 2] = copy.deepcopy(layer.state_dict()), wrong
-    with pytest.raises(ValueError, match=rf"^batch_norm: mask expected weights of at least 0, got {wrong}$"):
+    with pytest.raises(
+        ValueError, match=rf"^batch_norm: mask expected finite weights of at least 0, got {wrong}$"
+    ):
         layer(torch.randn(4, 3, 5), mask=mask)
     torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("mask", [np.ones((4, 5), bool), True, [True] * 4])
+def test_a_mask_that_is_no_tensor_is_refused(mask):
+    got = type(mask).__name__
+    with pytest.raises(TypeError, match=f"^batch_norm: mask expected a tensor, got {got}$"):
+        bn.BatchNorm1d(3)(torch.randn(4, 3, 5), mask=mask)
 
 
 @pytest.mark.parametrize(

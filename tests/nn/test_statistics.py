@@ -111,6 +111,10 @@ def test_kinds_that_contradict_each_other_do_not_add_up(one, two):
         (lambda: S.Scheduled(0.5, 0.1, 2.5), "Scheduled: steps expected an integer, got 2.5"),
         (lambda: S.Renorm(3, 5, 2.5), "Renorm: warmup expected an integer or three, got 2.5"),
         (lambda: S.Renorm(3, 5, (1, 2)), "Renorm: warmup expected an integer or three, got \\(1, 2\\)"),
+        (lambda: S.Renorm(None), "Renorm: r_max expected at least 1, got None"),
+        (lambda: S.Renorm(3, [5]), "Renorm: d_max expected at least 0, got \\[5\\]"),
+        (lambda: S.Scheduled("0.5", 0.1, 3), "Scheduled: start expected 0 to 1, got '0.5'"),
+        (lambda: S.Scheduled(0.5, None, 3), "Scheduled: end expected 0 to 1, got None"),
         (lambda: S.PerStep(3, "wrap"), "PerStep: beyond expected raise or last, got 'wrap'"),
     ],
 )
@@ -123,6 +127,9 @@ def test_kinds_take_whole_numbers_of_any_kind():
     for number in (np.int64(3), torch.tensor(3)):
         assert repr(S.Ghost(number)) == "Ghost(size=3, last='merge')"
         assert S.PerStep(number) == S.PerStep(3)
+        assert repr(S.Renorm(warmup=number)) == repr(S.Renorm(warmup=3))
+    assert S.Renorm(warmup=[1, np.int64(3), 2]) == S.Renorm(warmup=(1, 3, 2))
+    assert repr(S.Renorm(warmup=True)) == repr(S.Renorm(warmup=1))
 
 
 def test_kinds_that_need_running_statistics_say_so():
@@ -377,9 +384,19 @@ def test_one_mask_for_all_samples_goes_with_a_domain_for_each():
     torch.testing.assert_close(y, twin(x, mask=mask.expand(6, 4), domain=domain))
 
 
-@pytest.mark.parametrize("number", [np.int64(1), torch.tensor(1)])
+@pytest.mark.parametrize("number", [np.int64(1), torch.tensor(1), True])
 def test_a_domain_or_step_is_a_whole_number_of_any_kind(number):
-    for name, stats in (("domain", S.Domains(2)), ("step", S.PerStep(2))):
+    kinds = ("domain", S.Domains(2)), ("domain", S.Domains(2) + S.Renorm()), ("step", S.PerStep(2))
+    for name, stats in kinds:
         layer = bn.BatchNorm1d(2, stats=stats)
         layer(torch.randn(4, 2), **{name: number})
         assert layer.num_batches_tracked.tolist() == [0, 1]
+
+
+def test_another_kind_of_statistics_is_not_set_but_converted_to():
+    layer = bn.BatchNorm1d(3)
+    found = r"stats of layer BatchNorm1d \(num_features 3\) expected to stay, got Frozen\(affine=False\)"
+    with pytest.raises(AttributeError, match=found):
+        layer.stats = S.Frozen()
+    assert layer.stats == S.Batch()
+    assert bn.convert(layer, S.Frozen())[0].stats == S.Frozen()

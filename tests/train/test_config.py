@@ -1,6 +1,8 @@
 import json
 import math
+import re
 
+import numpy as np
 import pytest
 
 from batchnorm.train import TrainConfig
@@ -68,3 +70,33 @@ def test_every_process_needs_two_images_a_micro_batch():
     with pytest.raises(ValueError, match="at least 2 images per micro-batch in each of 3 processes, got 12"):
         config.expect_processes(3)
     TrainConfig(arms=("none",), batch_size=12, accumulate=3).expect_processes(4)
+
+
+def test_settings_become_plain_ones_that_json_knows():
+    config = TrainConfig(
+        arms=["none", "batch"], seeds=range(2), epochs=np.int64(3), lr=np.float32(0.5), clip=np.int64(2)
+    )
+    assert config == TrainConfig(seeds=(0, 1), epochs=3, lr=0.5, clip=2)
+    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"arms": "batch"}, "train: arms expected some of none, batch, torch, scratch, got batch"),
+        ({"arms": 3}, "train: arms expected some of none, batch, torch, scratch, got 3"),
+        ({"seeds": 3}, "train: seeds expected integers >= 0, in a tuple, got 3"),
+        ({"seeds": (0.5,)}, "train: seeds expected integers >= 0, in a tuple, got 0.5"),
+        ({"epochs": 2.5}, "train: epochs expected an integer >= 1, got 2.5"),
+        ({"epochs": None}, "train: epochs expected an integer >= 1, got None"),
+        ({"batch_size": "64"}, "train: batch_size expected an integer >= 1, got 64"),
+        ({"lr": "1e-3"}, "train: lr expected a number, got 1e-3"),
+        ({"momentum": None}, "train: momentum expected a number, got None"),
+        ({"clip": [1]}, "train: clip expected a number, got [1]"),
+        ({"drop_last": "no"}, "train: drop_last expected True or False, got no"),
+        ({"deterministic": 1}, "train: deterministic expected True or False, got 1"),
+    ],
+)
+def test_a_setting_of_another_kind_is_refused_in_one_line(setting, message):
+    with pytest.raises(ValueError, match=rf"^{re.escape(message)}$"):
+        TrainConfig(**setting)

@@ -44,10 +44,15 @@ def from_flax(
         >>> layer.momentum, layer.weight, layer.running_var.item()
         (0.1, None, 10.0)
     """
+    if not isinstance(variables, Mapping):
+        raise ValueError(f"from_flax: variables expected a mapping, got {type(variables).__name__}")
     unknown = set(variables) - {"params", "batch_stats"}
     if unknown:
         raise ValueError(f"from_flax: variables expected params and batch_stats, got {_listed(variables)}")
     params, statistics = variables.get("params") or {}, variables.get("batch_stats") or {}
+    for name, collection in (("params", params), ("batch_stats", statistics)):
+        if not isinstance(collection, Mapping):
+            raise ValueError(f"from_flax: {name} expected a mapping, got {type(collection).__name__}")
     if not set(params) <= {"scale", "bias"}:
         raise ValueError(f"from_flax: params expected scale and bias, got {_listed(params)}")
     if set(statistics) != {"mean", "var"}:

@@ -1,5 +1,6 @@
 """Batch-norm layers: drop-in for torch.nn's, with activation, residual and choice of statistics."""
 
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, Self
 
@@ -48,6 +49,9 @@ class _Layer(nn.modules.batchnorm._BatchNorm):
     ) -> None:
         # torch before 2.13 has no argument for bias
         extra = {} if bias else {"bias": False}
+        for name, number in (("eps", eps), ("momentum", momentum if momentum is not None else 0)):
+            if not isinstance(number, numbers.Real | Tensor):  # a YAML file gives 1e-5 as a string
+                raise TypeError(f"batch_norm: {name} expected a number, got {number!r}")
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **extra)
         activation_code(activation)
         for name, value, known in (("nonfinite", nonfinite, NONFINITE), ("excluded", excluded, EXCLUDED)):
@@ -71,11 +75,24 @@ class _Layer(nn.modules.batchnorm._BatchNorm):
         self._set_statistics(Batch() if stats is None else stats)
         self._keep_statistics_exact()
 
+    @property
+    def stats(self) -> Statistics:
+        """The kind of statistics; `batchnorm.convert` gives a layer others, in place."""
+        kind: Statistics = self.__dict__["stats"]
+        return kind
+
+    @stats.setter
+    def stats(self, stats: object) -> NoReturn:
+        raise AttributeError(
+            f"batch_norm: stats of {self.title()} expected to stay, got {stats!r}: "
+            "bn.convert(layer, stats) gives a layer others"
+        )
+
     def _set_statistics(self, stats: Statistics) -> None:
         """Keep the kind of statistics, and what it needs."""
         if not isinstance(stats, Statistics):
             raise ValueError(f"batch_norm: stats expected a kind such as Batch(), got {stats!r}")
-        self.stats = stats
+        vars(self)["stats"] = stats
         self._plain = type(stats) is Batch
         self._frozen, self._cumulative = stats.find(Frozen), stats.find(Cumulative) is not None
         if self.backend == "torch" and not self._plain:
@@ -146,7 +163,7 @@ class _Layer(nn.modules.batchnorm._BatchNorm):
             residual: Added before the activation; the input's shape and dtype.
             mask: Which positions count: True, or a weight of at least 0; broadcasts to
                 ``(N, *spatial)``, or, having the input's rank, to the input's shape. On a GPU nobody looks
-                whether a weight is negative or NaN.
+                whether a weight is negative, infinite or NaN.
             domain: With `Domains`: of all samples, or ``(N,)`` of each.
             step: With `PerStep`: of all samples; or the numbers of samples at steps 0, 1, …, which lie one
                 after the other, as in `torch.nn.utils.rnn.PackedSequence`.
@@ -156,6 +173,7 @@ class _Layer(nn.modules.batchnorm._BatchNorm):
                 ``domain`` or ``step`` does not fit.
             RuntimeError: If sizes or dtypes do not fit together, or a process of a `Synced` layer fails.
             NotImplementedError: If the input is not floating.
+            TypeError: If ``residual`` or ``mask`` is no tensor.
             FloatingPointError: With ``nonfinite="raise"``, before anything is changed.
         """
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
@@ -290,6 +308,7 @@ class BatchNorm2d(_Layer, nn.BatchNorm2d):
 
     Raises:
         ValueError: If an argument is unknown, or arguments contradict each other.
+        TypeError: If ``eps`` or ``momentum`` is no number.
 
     References:
         Ioffe & Szegedy 2015, arXiv:1502.03167, Algorithms 1 and 2, section 3.2.

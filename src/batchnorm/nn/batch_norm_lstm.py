@@ -143,7 +143,7 @@ class BatchNormLSTM(nn.RNNBase):
 
         Raises:
             ValueError: If the input has another rank or dtype, or more than ``max_steps`` steps.
-            RuntimeError: If the input has no step, or a size does not fit.
+            RuntimeError: If the input has no step, or a size or device does not fit.
         """
         if isinstance(input, PackedSequence):
             data, batch_sizes, order, back = input
@@ -184,6 +184,10 @@ class BatchNormLSTM(nn.RNNBase):
         if len(hx) != 2:
             raise RuntimeError(f"batch_norm_lstm: hx expected two states, h_0 and c_0, got {len(hx)}")
         for name, state in zip(("h_0", "c_0"), hx, strict=True):
+            if state.device != data.device:
+                raise RuntimeError(
+                    f"batch_norm_lstm: {name} expected on {data.device} like the input, got {state.device}"
+                )
             fits = state.dtype == data.dtype or torch.is_autocast_enabled(data.device.type)
             if state.shape != shape or not fits:
                 raise RuntimeError(

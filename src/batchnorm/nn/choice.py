@@ -16,7 +16,8 @@ def as_domain(domain: Any, samples: int) -> int | Tensor | None:
     Raises:
         ValueError: If it is neither a whole number nor a tensor.
     """
-    if domain is None or isinstance(domain, int) or (isinstance(domain, Tensor) and domain.dim() > 0):
+    # True would index as a mask does
+    if domain is None or type(domain) is int or (isinstance(domain, Tensor) and domain.dim() > 0):
         return domain
     try:
         return operator.index(domain)

@@ -33,6 +33,7 @@ def check_arguments(
         ValueError: Rank below 2, ``eps`` or ``nonfinite`` out of range, or no statistics to predict with.
         NotImplementedError: The input is not floating.
         RuntimeError: A size or dtype does not fit the input's.
+        TypeError: The residual is no tensor.
     """
     if input.dim() < 2:
         raise ValueError(f"batch_norm: input expected shape (N, C, *spatial), got {_shape(input)}")
@@ -63,6 +64,8 @@ def check_arguments(
         ):
             named = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
             _refuse(input, next(name for name, value in named.items() if value is values), values)
+    if residual is not None and not isinstance(residual, Tensor):
+        raise TypeError(f"batch_norm: residual expected a tensor, got {type(residual).__name__}")
     if residual is not None and (residual.shape != input.shape or residual.dtype != input.dtype):
         raise RuntimeError(
             f"batch_norm: residual expected shape {_shape(input)} and {_name(input.dtype)}, "

@@ -62,6 +62,7 @@ def batch_norm(
             argument is unknown.
         RuntimeError: If sizes or dtypes do not fit together.
         NotImplementedError: If the input is not floating.
+        TypeError: If ``residual`` is no tensor.
         FloatingPointError: With ``nonfinite="raise"``, before anything is changed.
 
     Numerics:

@@ -103,7 +103,13 @@ def moments(input: Tensor) -> tuple[Tensor, Tensor]:
 
 def _normalized(input: Tensor, mean: Tensor, var: Tensor, eps: float) -> Tensor:
     x = input.to(accumulation_dtype(input))
-    return (x - _per_channel(mean, input)) * _per_channel(torch.rsqrt(var + eps), input)
+    return (x - _per_channel(mean, input)) * torch.rsqrt(_per_channel(var, input) + eps)
+
+
+def _scale(var: Tensor, weight: Tensor | None, eps: float, input: Tensor) -> Tensor:
+    """The factor weight / √(var + eps), along dimension 1 of ``input``."""
+    invstd = torch.rsqrt(_per_channel(var, input) + eps)
+    return invstd if weight is None else invstd * _per_channel(weight, input)
 
 
 def _affine(x_hat: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
@@ -193,8 +199,7 @@ def normalize_backward(
     """
     x_hat = _normalized(input, mean, var, eps)
     grad = _through_affine(grad_output, x_hat, weight, bias, residual, activation, avg_pool)
-    scale = torch.rsqrt(var + eps) if weight is None else weight * torch.rsqrt(var + eps)
-    grad_input = as_output(grad * _per_channel(scale, input), input)
+    grad_input = as_output(grad * _scale(var, weight, eps, input), input)
     grad_weight, grad_bias = _channel_sum(grad * x_hat), _channel_sum(grad)
     return grad_input, grad_weight, grad_bias, _grad_residual(grad, input, residual, activation)
 
@@ -223,9 +228,8 @@ def batch_norm_backward(
     grad = _through_affine(grad_output, x_hat, weight, bias, residual, activation, avg_pool)
     grad_weight, grad_bias = _channel_sum(grad * x_hat), _channel_sum(grad)
     count = max(_count(input), 1)
-    scale = torch.rsqrt(var + eps) if weight is None else weight * torch.rsqrt(var + eps)
     centred = grad - _per_channel(grad_bias / count, input) - x_hat * _per_channel(grad_weight / count, input)
-    grad_input = as_output(centred * _per_channel(scale, input), input)
+    grad_input = as_output(centred * _scale(var, weight, eps, input), input)
     return grad_input, grad_weight, grad_bias, _grad_residual(grad, input, residual, activation)
 
 

@@ -4,6 +4,8 @@ A mask is boolean, or weights of at least 0, and broadcasts to ``(N, *spatial)``
 input's rank, to ``(N, C, *spatial)``.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -21,9 +23,12 @@ def as_weights(mask: Tensor, input: Tensor) -> Tensor:
         input: Shape ``(N, C, *spatial)``.
 
     Raises:
+        TypeError: If the mask is no tensor.
         ValueError: If the mask does not broadcast, is neither boolean nor floating, or, where looking costs
-            no wait for a device, has a weight that is negative or NaN.
+            no wait for a device, has a weight that is negative, infinite or NaN.
     """
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"batch_norm: mask expected a tensor, got {type(mask).__name__}")
     shape = input.shape
     if mask.dtype != torch.bool and not mask.is_floating_point():
         raise ValueError(f"batch_norm: mask expected booleans or floating weights, got {mask.dtype}")
@@ -35,8 +40,11 @@ def as_weights(mask: Tensor, input: Tensor) -> Tensor:
             f"got {tuple(mask.shape)}"
         )
     looked_at = mask.is_floating_point() and mask.device.type == "cpu"
-    if looked_at and not (torch.compiler.is_compiling() or is_transformed()) and not (mask >= 0).all():
-        raise ValueError(f"batch_norm: mask expected weights of at least 0, got {mask.min().item()}")
+    if looked_at and not (torch.compiler.is_compiling() or is_transformed()):
+        wrong = ~((mask >= 0) & (mask < math.inf))
+        if wrong.any():
+            found = mask[wrong][0].item()
+            raise ValueError(f"batch_norm: mask expected finite weights of at least 0, got {found}")
     return whole.expand(shape[0], whole.shape[1], *shape[2:])
 
 

@@ -11,6 +11,7 @@ accumulation dtype: float64 for float64 input, else float32. ``activation`` is a
 the averages of windows of that size, for contiguous images of whole windows.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -71,6 +72,23 @@ LIBRARY = torch.library.Library("batchnorm", "DEF")  # type: ignore[no-untyped-c
 def implement(name: str, composite: Callable[..., Any]) -> None:
     """Say what one of `COMPOSITES` does; autograd follows it."""
     LIBRARY.impl(name, composite, "CompositeImplicitAutograd")  # type: ignore[no-untyped-call]
+
+
+def _on_one_device(fake: Callable[..., Any]) -> Callable[..., Any]:
+    """The fake kernel, for tensors that are all on one device.
+
+    A single tensor on ``meta`` is enough for the dispatcher to choose it, and the output that it makes for an
+    input on a real device would be memory that nobody ever writes.
+    """
+
+    @functools.wraps(fake)
+    def checked(*arguments: Any) -> Any:
+        devices = dict.fromkeys(str(value.device) for value in arguments if isinstance(value, Tensor))
+        if len(devices) > 1:
+            raise RuntimeError(f"batch_norm: tensors expected on one device, got {' and '.join(devices)}")
+        return fake(*arguments)
+
+    return checked
 
 
 def _fake_statistics(input: Tensor) -> tuple[Tensor, Tensor]:
@@ -218,6 +236,6 @@ _COMPLIANT = (torch.Tag.pt2_compliant_tag,)
 for _schema in SCHEMAS:
     _name = LIBRARY.define(_schema, tags=_COMPLIANT)  # type: ignore[no-untyped-call]
     LIBRARY.impl(_name, _KERNELS[_name], "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
-    torch.library.register_fake(f"batchnorm::{_name}", _FAKES[_name], lib=LIBRARY)
+    torch.library.register_fake(f"batchnorm::{_name}", _on_one_device(_FAKES[_name]), lib=LIBRARY)
 for _schema in COMPOSITES:
     LIBRARY.define(_schema, tags=_COMPLIANT)  # type: ignore[no-untyped-call]

@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+import numbers
+import operator
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from batchnorm.nn.statistics import Rows, statistics_from_text
@@ -20,6 +22,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "schedule": ("constant", "cosine", "step"),
     "precision": ("float32", "bfloat16", "float16"),
 }
+_WHOLE = ("epochs", "batch_size", "accumulate", "threads", "recalibration_images", "train_images")
+_NUMBERS = ("lr", "momentum", "weight_decay", "clip")
 MOST_THREADS = 1024
 MOST_SEED = 2**32 - 1  # torch's CPU generator keeps 32 bits: beyond, seeds repeat the weights of others
 
@@ -82,6 +86,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check every setting."""
+        for name in _WHOLE:
+            self._make(name, operator.index, "an integer >= 1")
+        for name in _NUMBERS:
+            self._make(name, _plain_number, "a number")
+        self._make("arms", _names, f"some of {', '.join(ARMS)}")
+        self._make("seeds", _integers, "integers >= 0, in a tuple")
+        for name in ("drop_last", "deterministic"):
+            self._expect(name, isinstance(getattr(self, name), bool), "True or False")
         for name, choices in _CHOICES.items():
             self._expect(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
         self._expect("arms", bool(self.arms) and set(self.arms) <= set(ARMS), f"some of {', '.join(ARMS)}")
@@ -122,6 +134,16 @@ class TrainConfig:
             f"at least {least} images per micro-batch {where}",
         )
 
+    def _make(self, name: str, kind: Callable[[Any], Any], expected: str) -> None:
+        """Make a setting plain: numbers of NumPy, a range or a list are not, and JSON knows none of them."""
+        value = getattr(self, name)
+        if value is None and getattr(type(self), name) is None:  # its default
+            return
+        try:
+            object.__setattr__(self, name, kind(value))  # frozen
+        except TypeError:
+            self._expect(name, False, expected)
+
     def _expect(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
             value = getattr(self, name)
@@ -145,3 +167,19 @@ class TrainConfig:
             raise ValueError(f"train: config expected the settings of TrainConfig, got {', '.join(unknown)}")
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**fields)
+
+
+def _plain_number(value: Any) -> int | float:
+    if not isinstance(value, numbers.Real):
+        raise TypeError
+    return value if isinstance(value, int) else float(value)
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        raise TypeError
+    return tuple(value)
+
+
+def _integers(value: Any) -> tuple[int, ...]:
+    return tuple(map(operator.index, value))

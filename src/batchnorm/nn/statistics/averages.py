@@ -38,8 +38,7 @@ class Scheduled(Statistics):
 
     def __post_init__(self) -> None:
         for name in ("start", "end"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"Scheduled: {name} expected 0 to 1, got {getattr(self, name)}")
+            self._within(name, 0, 1)
         if self.shape not in ("linear", "geometric"):
             raise ValueError(f"Scheduled: shape expected linear or geometric, got {self.shape!r}")
         if self.shape == "geometric" and not min(self.start, self.end) > 0:

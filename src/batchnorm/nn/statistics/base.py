@@ -1,6 +1,8 @@
 """What every kind of statistics is, and their sum."""
 
 import dataclasses
+import math
+import numbers
 import operator
 from typing import ClassVar, TypeVar
 
@@ -61,6 +63,17 @@ class Statistics:
         if value < least:
             raise ValueError(f"{type(self).__name__}: {name} expected at least {least}{unit}, got {value}")
         object.__setattr__(self, name, value)  # frozen
+
+    def _within(self, name: str, least: float, most: float = math.inf) -> None:
+        """Check an attribute.
+
+        Raises:
+            ValueError: If it is not a number from ``least`` to ``most``.
+        """
+        value = getattr(self, name)
+        if not (isinstance(value, numbers.Real) and least <= float(value) <= most):
+            expected = f"at least {least}" if most == math.inf else f"{least} to {most}"
+            raise ValueError(f"{type(self).__name__}: {name} expected {expected}, got {value!r}")
 
     def excludes(self, other: "Statistics") -> bool:
         """Whether ``other`` is of an excluded kind."""

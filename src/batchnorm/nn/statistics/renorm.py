@@ -2,7 +2,7 @@
 
 import dataclasses
 import operator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from batchnorm.nn.statistics.base import Statistics
 
@@ -32,12 +32,14 @@ class Renorm(Statistics):
     warmup: int | tuple[int, int, int] = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("r_max", 1), ("d_max", 0)):
-            limit = getattr(self, name)
-            if isinstance(limit, str) or not limit >= least:
-                raise ValueError(f"Renorm: {name} expected at least {least}, got {limit!r}")
+        self._within("r_max", 1)
+        self._within("d_max", 0)
+        given: Any = self.warmup
         try:
-            start, r_end, d_end = map(operator.index, self.moments)
+            several = isinstance(given, tuple | list)
+            warmup = tuple(map(operator.index, given)) if several else operator.index(given)
+            object.__setattr__(self, "warmup", warmup)  # frozen
+            start, r_end, d_end = self.moments
         except (TypeError, ValueError):
             raise ValueError(f"Renorm: warmup expected an integer or three, got {self.warmup!r}") from None
         if not 0 <= start <= min(r_end, d_end):
