@@ -292,3 +292,31 @@ def test_a_scripted_part_leaves_nothing_changed_if_nothing_can_be():
 
 def test_it_is_offered_at_the_top():
     assert batchnorm.recalibrate is recalibrate_function
+
+
+@pytest.mark.parametrize(
+    ("model", "loader", "options", "error", "words"),
+    [
+        (None, IMAGES, {}, TypeError, "model expected a torch.nn.Module, got NoneType"),
+        (nn.BatchNorm1d(3), None, {}, ValueError, "loader expected an iterable of batches, got NoneType"),
+        (nn.BatchNorm1d(3), 3, {}, ValueError, "loader expected an iterable of batches, got int"),
+        (
+            nn.BatchNorm1d(3, device="meta"),
+            IMAGES,
+            {},
+            ValueError,
+            "model expected tensors with values, got weight on device meta",
+        ),
+        (
+            nn.BatchNorm1d(3),
+            IMAGES,
+            {"tolerance": "x"},
+            ValueError,
+            "tolerance expected a number > 0, got 'x'",
+        ),
+        (nn.BatchNorm1d(3), IMAGES, {"layers": 1}, ValueError, "layers expected names, got 1"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused_in_one_line(model, loader, options, error, words):
+    with pytest.raises(error, match=f"^recalibrate: {words}$"):
+        recalibrate(model, loader, **options)

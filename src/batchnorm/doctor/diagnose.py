@@ -34,7 +34,8 @@ def diagnose(
     """Find batch-normalization faults, prove them, and say what mends them.
 
     The model is afterwards what it was, to the bit: parameters, buffers, modes, momentum, hooks,
-    gradients and random state, also after an error or Ctrl-C.
+    gradients and random state, also after an error or Ctrl-C. No other thread may use it meanwhile;
+    give it a deep copy.
 
     Args:
         model: A model, a state dict alone, or an exported program: a ScriptModule, an

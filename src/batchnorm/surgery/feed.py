@@ -46,7 +46,13 @@ class Feed:
         """Yield a copy of each batch, moved, with its number of samples.
 
         A copy, since a forward may write into it, and the next pass gets the same batch from the loader.
+
+        Raises:
+            ValueError: If the loader is no iterable.
         """
+        if not hasattr(self.loader, "__iter__") and not hasattr(self.loader, "__getitem__"):
+            got = type(self.loader).__name__
+            raise ValueError(f"{self.op}: loader expected an iterable of batches, got {got}")
         samples = 0
         for number, batch in enumerate(self.loader, 1):
             size = _size(batch)

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
@@ -140,16 +139,11 @@ def _outputs_folded(model: nn.Module, example: Any) -> list[Tensor]:
 
 def expect_predicting(op: str, model: nn.Module) -> None:
     """Refuse what is no module, trains, or has no values yet; ``op`` asks, for the errors."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"{op}: model expected a torch.nn.Module, got {type(model).__name__}")
+    expect_initialized(op, model)
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError(f"{op}: model expected before scripting, got a ScriptModule")
     if model.training:
         raise ValueError(f"{op}: model expected in prediction mode, got training mode; call model.eval()")
-    expect_initialized(op, model)
-    for name, value in itertools.chain(model.named_parameters(), model.named_buffers()):
-        if value.is_meta:
-            raise ValueError(f"{op}: model expected tensors with values, got {name} on device meta")
 
 
 @contextlib.contextmanager

@@ -41,10 +41,14 @@ class Choice:
 
 
 def expect_initialized(op: str, model: nn.Module) -> None:
-    """Refuse a model whose first call is to make its parameters; ``op`` asks, for the error."""
+    """Refuse what is no module, or has tensors without values; ``op`` asks, for the error."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{op}: model expected a torch.nn.Module, got {type(model).__name__}")
     for name, value in itertools.chain(model.named_parameters(), model.named_buffers()):
         if is_lazy(value):
             raise ValueError(f"{op}: model expected initialized parameters, got lazy {name}")
+        if value.is_meta:
+            raise ValueError(f"{op}: model expected tensors with values, got {name} on device meta")
 
 
 def is_scripted_norm(module: nn.Module) -> bool:
@@ -68,10 +72,13 @@ def choose_layers(model: nn.Module, names: Iterable[str] | None = None) -> Choic
         names: Layers, or modules all of whose layers are meant; None for all layers.
 
     Raises:
+        TypeError: If the model is no module.
         ValueError: If a name is unknown or chooses no layer with running statistics, or if the model
-            has parameters that are not initialized yet.
+            has tensors without values.
     """
     expect_initialized("recalibrate", model)
+    if names is not None and not isinstance(names, Iterable):
+        raise ValueError(f"recalibrate: layers expected names, got {names!r}")
     named = None if names is None else [names] if isinstance(names, str) else list(names)
     layers: dict[str, BatchNorm] = {}
     untouched: dict[str, str] = {}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import numbers
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -53,7 +54,7 @@ def population_statistics(
     """Mean and variance over a data set of what each batch-norm layer of a model is given.
 
     The model predicts meanwhile, Dropout off, and is left as it was found: modes, buffers, hooks, and
-    torch's random state.
+    torch's random state. No other thread may use it meanwhile; give it a deep copy.
 
     Args:
         model: Any with subclasses of torch's batch norm: torch's, ours, SyncBatchNorm. What a ``mask=``
@@ -84,6 +85,7 @@ def population_statistics(
         without batch norm.
 
     Raises:
+        TypeError: If the model is no module.
         ValueError: If an argument is out of range, no batch is finite, the loader cannot be passed over
             again, its batches are too small for one pass, a mask differs between channels, or a class with
             a forward of its own is given something without its channels at axis 1.
@@ -115,8 +117,8 @@ def measure(
     """`population_statistics`, with the method that was taken and the layers that were left alone."""
     if method not in METHODS:
         raise ValueError(f"recalibrate: method expected one of {', '.join(METHODS)}, got {method!r}")
-    if tolerance is not None and not tolerance > 0:
-        raise ValueError(f"recalibrate: tolerance expected a number > 0, got {tolerance}")
+    if tolerance is not None and not (isinstance(tolerance, numbers.Real) and tolerance > 0):
+        raise ValueError(f"recalibrate: tolerance expected a number > 0, got {tolerance!r}")
     choice = choose_layers(model, layers)
     if feed.device is None:
         feed = dataclasses.replace(feed, device=device_of(model))
