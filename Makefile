@@ -8,7 +8,7 @@ APT := $(shell test "$$(id -u)" = 0 && command -v apt-get)
 DATA := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 CHROMIUM := /usr/bin/chromium
 
-.PHONY: run test zoo check fix sanitize sarif triton gpu bench doctor-score clean
+.PHONY: run test zoo check fix sanitize sarif axe triton gpu bench doctor-score clean
 
 run: .venv/kernels.stamp $(if $(APT),$(DATA))
 	$(BIN)/batchnorm train
@@ -45,6 +45,12 @@ sarif: .venv/zoo.stamp
 	mkdir -p build && npm pack --silent --pack-destination build @microsoft/sarif-multitool-linux@5.7.0
 	tar -xzf build/microsoft-sarif-multitool-linux-5.7.0.tgz -C build package/sarif-2.1.0.json
 	SARIF_SCHEMA=$(CURDIR)/build/package/sarif-2.1.0.json $(BIN)/python -m pytest -q -k sarif tests/cli/test_doctor.py
+
+# The pages against WCAG 2.1, as far as axe-core from npm can see.
+axe: .venv/dev.stamp $(if $(APT),$(CHROMIUM))
+	mkdir -p build && npm pack --silent --pack-destination build axe-core@4.14.1
+	tar -xzf build/axe-core-4.14.1.tgz -C build package/axe.min.js
+	AXE=$(CURDIR)/build/package/axe.min.js $(BIN)/python -m pytest -q -k axe tests/report/test_accessibility.py
 
 # The whole conformance suite on the Triton kernels, in Triton's interpreter: some minutes without a GPU.
 triton: check

@@ -1,6 +1,7 @@
 """Every page can be used without a mouse, without colours, narrow, and by ear."""
 
 import itertools
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,6 +33,7 @@ def paths(report: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
         "diagnosis": diagnosis,
         "index": index,
         "claim": directory / "c02-claim-2.html",
+        "playground": Path(__file__).parents[2] / "docs" / "playground" / "index.html",
     }
 
 
@@ -51,6 +53,20 @@ def see(browser: Browser, paths: dict[str, Path]) -> Iterator[Open]:
     yield open_page
     for context in contexts:
         context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("name", [*PAGES, "playground"])
+def test_axe_finds_nothing(see: Open, name: str, width: int, scheme: str):
+    """With ``AXE``, the script of axe-core, which `make axe` fetches."""
+    if "AXE" not in os.environ:
+        pytest.skip("AXE names no script of axe-core")
+    page = see(name, width, color_scheme=scheme)
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    page.evaluate(Path(os.environ["AXE"]).read_text())
+    violations = page.evaluate("axe.run()")["violations"]
+    assert [(one["id"], [node["target"] for node in one["nodes"]]) for one in violations] == []
 
 
 @pytest.mark.parametrize("name", PAGES)
