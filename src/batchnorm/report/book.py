@@ -42,7 +42,7 @@ def write_book(verdicts: Sequence[VerdictRecord], directory: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     files = {
         "vega.js": browser_bundle(),
-        "book.js": part("book", "book.js"),
+        "book.js": part("page", "shared.js") + part("book", "book.js"),
         "book.css": f"{theme.stylesheet()}\n{part('page', 'report.css')}\n{part('book', 'book.css')}",
         "index.html": _index(verdicts),
     }

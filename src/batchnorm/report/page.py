@@ -82,7 +82,7 @@ def render_page(run: RunRecord, faults: Sequence[FaultRecord] = ()) -> str:
         **_embedded(run),
         colours=theme.stylesheet(),
         style=part("page", "report.css"),
-        script=part("page", "report.js"),
+        script=part("page", "shared.js") + part("page", "report.js"),
         library=browser_bundle(),
     )
 

@@ -1,8 +1,24 @@
 "use strict";
-// Theme, search and charts of the book. The numbers and specifications come with each page (#data).
+// What the scripts of a run's page and of the book share: charts, their words, and the theme.
 
 const byId = (id) => document.getElementById(id);
-const data = JSON.parse(byId("data").textContent);
+
+// A chart as it comes with the page is complete but for its rows and parameters.
+function filled(spec, rows, params = {}) {
+  return {
+    ...spec,
+    data: spec.data.map((source) => (source.name === "rows" ? { ...source, values: rows } : source)),
+    signals: (spec.signals ?? []).map((signal) => (signal.name in params ? { ...signal, value: params[signal.name] } : signal)),
+  };
+}
+
+// Vega calls every chart "Vega visualization"; ours say their numbers.
+function say(host, label) {
+  for (const [name, value] of Object.entries({ role: "img", "aria-roledescription": "chart", "aria-label": label })) host.setAttribute(name, value);
+}
+
+// Escape takes away a tooltip that hides something.
+addEventListener("keydown", ({ key }) => { if (key === "Escape") byId("vg-tooltip-element")?.classList.remove("visible"); });
 
 // ---- Theme: follows the system until the reader chooses ----
 
@@ -17,6 +33,10 @@ byId("theme").addEventListener("click", () => {
 });
 prefersDark.addEventListener("change", showTheme);
 showTheme();
+// Search and charts of the book, after what it shares with a run's page. The numbers and specifications come with each
+// page (#data).
+
+const data = JSON.parse(byId("data").textContent);
 
 // ---- Search: every word must stand somewhere in a claim's text ----
 
@@ -35,15 +55,10 @@ byId("search")?.addEventListener("input", ({ target }) => {
 // ---- Charts ----
 
 async function draw(host, { chart, rows }) {
-  const spec = { ...chart, data: chart.data.map((source) => (source.name === "rows" ? { ...source, values: rows } : source)) };
   const label = host.getAttribute("aria-label");
-  await vegaEmbed(host, spec, { mode: "vega", renderer: "svg", actions: false, tooltip: { theme: "report" } });
-  // Vega calls every chart "Vega visualization"; ours say their numbers.
-  for (const [name, value] of [["role", "img"], ["aria-roledescription", "chart"], ["aria-label", label]]) host.setAttribute(name, value);
+  await vegaEmbed(host, filled(chart, rows), { mode: "vega", renderer: "svg", actions: false, tooltip: { theme: "report" } });
+  say(host, label);
 }
-
-// Escape takes away a tooltip that hides something.
-addEventListener("keydown", ({ key }) => { if (key === "Escape") byId("vg-tooltip-element")?.classList.remove("visible"); });
 
 const hosts = [...document.querySelectorAll(".plot")];
 // Tests wait for this.

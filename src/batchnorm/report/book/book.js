@@ -1,22 +1,7 @@
-"use strict";
-// Theme, search and charts of the book. The numbers and specifications come with each page (#data).
+// Search and charts of the book, after what it shares with a run's page. The numbers and specifications come with each
+// page (#data).
 
-const byId = (id) => document.getElementById(id);
 const data = JSON.parse(byId("data").textContent);
-
-// ---- Theme: follows the system until the reader chooses ----
-
-const prefersDark = matchMedia("(prefers-color-scheme: dark)");
-const isDark = () => (document.documentElement.dataset.theme ?? (prefersDark.matches ? "dark" : "light")) === "dark";
-const showTheme = () => byId("theme").setAttribute("aria-pressed", isDark());
-byId("theme").addEventListener("click", () => {
-  const theme = isDark() ? "light" : "dark";
-  document.documentElement.dataset.theme = theme;
-  try { localStorage.setItem("batchnorm-theme", theme); } catch { /* storage is forbidden: not remembered */ }
-  showTheme();
-});
-prefersDark.addEventListener("change", showTheme);
-showTheme();
 
 // ---- Search: every word must stand somewhere in a claim's text ----
 
@@ -35,15 +20,10 @@ byId("search")?.addEventListener("input", ({ target }) => {
 // ---- Charts ----
 
 async function draw(host, { chart, rows }) {
-  const spec = { ...chart, data: chart.data.map((source) => (source.name === "rows" ? { ...source, values: rows } : source)) };
   const label = host.getAttribute("aria-label");
-  await vegaEmbed(host, spec, { mode: "vega", renderer: "svg", actions: false, tooltip: { theme: "report" } });
-  // Vega calls every chart "Vega visualization"; ours say their numbers.
-  for (const [name, value] of [["role", "img"], ["aria-roledescription", "chart"], ["aria-label", label]]) host.setAttribute(name, value);
+  await vegaEmbed(host, filled(chart, rows), { mode: "vega", renderer: "svg", actions: false, tooltip: { theme: "report" } });
+  say(host, label);
 }
-
-// Escape takes away a tooltip that hides something.
-addEventListener("keydown", ({ key }) => { if (key === "Escape") byId("vg-tooltip-element")?.classList.remove("visible"); });
 
 const hosts = [...document.querySelectorAll(".plot")];
 // Tests wait for this.

@@ -1,12 +1,10 @@
-"use strict";
-// Charts and controls. The numbers and the chart specifications come with the page (#run); here
-// rows are chosen for the state of the controls and handed to Vega. Colours are CSS variables.
+// Charts and controls, after what the pages share. The numbers and the chart specifications come with the page (#run);
+// here rows are chosen for the state of the controls and handed to Vega. Colours are CSS variables.
 
-const run = JSON.parse(document.getElementById("run").textContent);
+const run = JSON.parse(byId("run").textContent);
 const objects = ({ columns, rows }) => rows.map((row) => Object.fromEntries(columns.map((name, i) => [name, row[i]])));
 const epochs = objects(run.epochs), quantiles = objects(run.quantiles), channels = objects(run.channels);
 const unique = (values) => [...new Set(values)];
-const byId = (id) => document.getElementById(id);
 
 const steps = unique(channels.map((row) => row.epoch)).sort((a, b) => a - b);
 const state = {
@@ -14,15 +12,6 @@ const state = {
   seed: byId("seed") ? Number(byId("seed").value) : quantiles[0]?.seed, epoch: steps[steps.length - 1],
 };
 const isShown = (row) => !state.hidden.has(row.arm);
-
-// A chart of #run is complete but for its rows and parameters.
-function filled(spec, rows, params) {
-  return {
-    ...spec,
-    data: spec.data.map((source) => (source.name === "rows" ? { ...source, values: rows } : source)),
-    signals: spec.signals.map((signal) => (signal.name in params ? { ...signal, value: params[signal.name] } : signal)),
-  };
-}
 
 // ---- One chart: drawn once, then only its rows and bounds change ----
 
@@ -54,9 +43,7 @@ class Chart {
       await this.view.data("rows", rows).runAsync();
       this.fit(); // the window may have changed while the chart was hidden
     }
-    // Vega calls every chart "Vega visualization"; ours say their numbers.
-    const words = { role: "img", "aria-roledescription": "chart", "aria-label": this.label };
-    for (const [name, value] of Object.entries(words)) this.host.setAttribute(name, value);
+    say(this.host, this.label);
     if (!rows.length) this.host.append(element("p", { class: "missing" }, "not recorded"));
   }
 
@@ -244,21 +231,6 @@ if (byId("epoch")) {
   slider.value = slider.max;
   slider.disabled = steps.length < 2;
 }
-
-// Escape takes away a tooltip that hides something.
-addEventListener("keydown", ({ key }) => { if (key === "Escape") byId("vg-tooltip-element")?.classList.remove("visible"); });
-
-const prefersDark = matchMedia("(prefers-color-scheme: dark)");
-const isDark = () => (document.documentElement.dataset.theme ?? (prefersDark.matches ? "dark" : "light")) === "dark";
-const showTheme = () => byId("theme").setAttribute("aria-pressed", isDark());
-on("theme", "click", () => {
-  const theme = isDark() ? "light" : "dark";
-  document.documentElement.dataset.theme = theme;
-  try { localStorage.setItem("batchnorm-theme", theme); } catch { /* storage is forbidden: not remembered */ }
-  showTheme();
-});
-prefersDark.addEventListener("change", showTheme);
-showTheme();
 
 for (const [event, printing] of [["beforeprint", true], ["afterprint", false]]) {
   addEventListener(event, () => {
