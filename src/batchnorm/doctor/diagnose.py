@@ -17,6 +17,7 @@ from batchnorm.doctor.report import LayerGap, Origin, Report
 from batchnorm.doctor.rule import chosen_rules
 from batchnorm.doctor.settings import Settings, as_one
 from batchnorm.records import LayerRecord
+from batchnorm.surgery.feed import expect_batches
 
 __all__ = ["diagnose"]
 
@@ -89,8 +90,8 @@ def diagnose(
 
 
 def _patient(model: object, loader: Iterable[Any] | None, settings: Settings, batches: int) -> Patient:
-    if loader is not None and not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__"):
-        raise ValueError(f"diagnose: loader expected an iterable of batches, got {type(loader).__name__}")
+    if loader is not None:
+        expect_batches("diagnose", loader)
     if is_exported(model):
         return Patient(None, state_of(model), None, settings, batches, exported_norms(model))
     if isinstance(model, nn.Module):

@@ -8,7 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Feed", "call_on", "first_of", "model_input", "own_copy"]
+__all__ = ["Feed", "call_on", "expect_batches", "first_of", "model_input", "own_copy"]
+
+
+def expect_batches(op: str, loader: object) -> None:
+    """Refuse a loader that is no iterable; ``op`` asks, for the error."""
+    if not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__"):
+        raise ValueError(f"{op}: loader expected an iterable of batches, got {type(loader).__name__}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +56,7 @@ class Feed:
         Raises:
             ValueError: If the loader is no iterable.
         """
-        if not hasattr(self.loader, "__iter__") and not hasattr(self.loader, "__getitem__"):
-            got = type(self.loader).__name__
-            raise ValueError(f"{self.op}: loader expected an iterable of batches, got {got}")
+        expect_batches(self.op, self.loader)
         samples = 0
         for number, batch in enumerate(self.loader, 1):
             size = _size(batch)
