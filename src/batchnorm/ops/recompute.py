@@ -108,13 +108,13 @@ class _View:
 
 
 class Recompute:
-    """Context in which saved outputs of ours become recipes; nests, in itself and in other hooks.
+    """Context in which saved outputs of ours become recipes; entered once, within others and other hooks.
 
     Args:
-        owner: Whose forward pass it surrounds, for who has to leave it again; else None.
+        owner: By which whoever has to leave it knows it again.
     """
 
-    def __init__(self, owner: object = None) -> None:
+    def __init__(self, owner: object) -> None:
         self.owner = owner
         self._recipes: dict[int, _Recipe] = {}
         self._outer: _Hooks | None = None
