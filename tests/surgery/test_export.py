@@ -1,13 +1,17 @@
 """Exported files give what the model gave, run by onnxruntime and by torch.export, for any batch."""
 
 import json
+import logging
 import subprocess
 import sys
 import threading
+import warnings
+from collections import namedtuple
 
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 import batchnorm as bn
 from batchnorm.models import build
@@ -18,6 +22,7 @@ from tests.surgery.networks import snapshot
 onnx = pytest.importorskip("onnx", reason="pip install 'batchnorm[onnx]'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'batchnorm[onnx]'")
 pytest.importorskip("onnxscript", reason="pip install 'batchnorm[onnx]'")
+from google.protobuf.message import EncodeError  # noqa: E402  # comes with onnx
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -90,6 +95,53 @@ def test_several_inputs_and_outputs(tmp_path):
     assert report.fold.folded == {"norm": ("linear",)}
     session = onnxruntime.InferenceSession(path)
     assert [output.name for output in session.get_outputs()] == ["output_0", "output_1"]
+
+
+class Difference(nn.Module):
+    """Of two images, given in any way."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = network()
+
+    def forward(self, a, b=None):
+        if isinstance(a, dict):
+            a, b = a["a"], a["b"]
+        elif isinstance(a, list | tuple):
+            a, b = a
+        return self.body(a) - b.mean()
+
+
+Pair = namedtuple("Pair", "a b")
+
+
+@pytest.mark.parametrize(
+    ("given", "suffix"),
+    [
+        (lambda a, b: [a, b], ".onnx"),
+        (lambda a, b: [a, b], ".pt2"),
+        (lambda a, b: {"a": a, "b": b}, ".onnx"),
+        (lambda a, b: {"a": a, "b": b}, ".pt2"),
+        (Pair, ".onnx"),
+    ],
+)
+def test_tensors_within_an_argument_have_any_batch_too(tmp_path, suffix, given):
+    example, more = (given(images(2), images(2)),), (given(images(5), images(5)),)
+    report = export(Difference().eval(), example, tmp_path / f"model{suffix}", inputs=[more])
+    assert report.inputs == 3
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_arguments_by_name_in_any_order(tmp_path, suffix):
+    a, b = images(), images()
+    path = tmp_path / f"model{suffix}"
+    assert export(Difference().eval(), {"a": a, "b": b}, path, inputs=[{"b": b, "a": a}]).inputs == 3
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+@pytest.mark.parametrize("wrap", [AveragedModel, lambda model: torch.compile(model, backend="eager")])
+def test_a_model_that_hands_all_its_arguments_on(tmp_path, suffix, wrap):
+    assert export(wrap(network()).eval(), images(), tmp_path / f"model{suffix}").inputs == 2
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
@@ -192,6 +244,17 @@ def test_refusals(tmp_path):
         export(network(), images(), "model.bin")
     with pytest.raises(ValueError, match=r"export: model expected in prediction mode, got training mode"):
         export(network().train(), images(), tmp_path / "model.pt2")
+    for keep_bn in (False, True):
+        model = network()
+        model[1].train()
+        with pytest.raises(
+            ValueError, match=r"export: model expected in prediction mode, got 1 in training m"
+        ):
+            export(model, images(), tmp_path / "model.onnx", keep_bn=keep_bn)
+        for tolerance in (-1, float("nan")):
+            with pytest.raises(ValueError, match=r"^export: tolerance expected a number >= 0, got "):
+                export(network(), images(), tmp_path / "model.pt2", keep_bn=keep_bn, tolerance=tolerance)
+    assert list(tmp_path.iterdir()) == []
     model = network()
     model.lock = threading.Lock()
     with pytest.raises(ValueError, match=r"^export: model expected one that can be copied, got TypeError: "):
@@ -214,6 +277,88 @@ def test_broken_statistics_are_not_written(tmp_path, keep_bn, name, value, words
     with pytest.raises(ValueError, match=words):
         export(model, images(), tmp_path / "model.pt2", keep_bn=keep_bn)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_torch_cannot_store_is_one_line(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"^export: model expected to be storable by torch.export, got NotImpl"
+    ):
+        export(Difference().eval(), (Pair(images(), images()),), tmp_path / "model.pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_too_large_for_onnx_is_one_line(tmp_path, monkeypatch):
+    class TooLarge:
+        def SerializeToString(self):  # noqa: N802
+            raise EncodeError("Failed to serialize proto")  # as protobuf says it of 2 GB
+
+    monkeypatch.setattr(torch.onnx.ONNXProgram, "model_proto", TooLarge())
+    with pytest.raises(ValueError, match=r"^export: model expected to fit into the 2 GB of .onnx, got "):
+        export(network(), images(), tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Named(nn.Module):
+    def forward(self, x):
+        return x, "its name"
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "words"),
+    [
+        (network(), [torch.ones(2, 1, 9, 9)], r"AssertionError: Guard failed: input.size\(\)\[2\] == 8"),
+        (Named().eval(), [], "RuntimeError: "),
+    ],
+)
+def test_a_program_that_does_not_run_is_one_line(tmp_path, model, inputs, words):
+    with pytest.raises(
+        ValueError, match=f"^export: model expected to run from its file, got {words}"
+    ) as caught:
+        export(model, images(), tmp_path / "model.pt2", inputs=inputs)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Meanwhile(nn.Module):
+    """Does something else while it is traced by torch.export."""
+
+    def __init__(self, act):
+        super().__init__()
+        self.body, self.act = network(), act
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def forward(self, x):
+        if torch.compiler.is_exporting():
+            self.act()
+        return self.body(x)
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "pt2"])
+def test_two_threads_that_export_wait_for_each_other(tmp_path, suffix):
+    first_is_done, second_is_inside = threading.Event(), threading.Event()
+
+    def in_second():
+        second_is_inside.set()
+        first_is_done.wait(0.5)
+
+    def in_first():
+        if second.ident is None:
+            second.start()
+            second_is_inside.wait(0.2)  # in vain: it waits for its turn
+
+    def run(name, act):
+        export(Meanwhile(act).eval(), images(), tmp_path / f"{name}.{suffix}", keep_bn=True)
+
+    second = threading.Thread(target=run, args=("second", in_second))
+    logger = logging.getLogger("torch.onnx")
+    before = nn.Module.__call__, nn.Module.__getattr__, list(warnings.filters), logger.level
+    run("first", in_first)
+    first_is_done.set()
+    second.join()
+    assert (nn.Module.__call__, nn.Module.__getattr__, list(warnings.filters), logger.level) == before
+    assert {path.name for path in tmp_path.iterdir()} == {f"first.{suffix}", f"second.{suffix}"}
 
 
 @pytest.mark.parametrize("example", [torch.ones(0, 1, 8, 8), {}, 3])

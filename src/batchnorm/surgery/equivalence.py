@@ -12,7 +12,14 @@ from batchnorm.surgery.borrow import borrowed
 from batchnorm.surgery.feed import call_on, own_copy
 from batchnorm.surgery.layers import expect_initialized
 
-__all__ = ["TOLERANCES", "check_difference", "largest_difference", "outputs_of", "tensors_in"]
+__all__ = [
+    "TOLERANCES",
+    "check_difference",
+    "expect_tolerance",
+    "largest_difference",
+    "outputs_of",
+    "tensors_in",
+]
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """By dtype of the output, or of the parts of a complex one: the relative difference rounding explains."""
@@ -75,6 +82,12 @@ def _parts(values: Tensor) -> Tensor:
     if values.is_complex():
         values = torch.view_as_real(values.resolve_conj())
     return values.to(torch.float64)
+
+
+def expect_tolerance(op: str, tolerance: float | None) -> None:
+    """Refuse a tolerance that no difference can meet; ``op`` asks, for the error."""
+    if tolerance is not None and not tolerance >= 0:
+        raise ValueError(f"{op}: tolerance expected a number >= 0, got {tolerance}")
 
 
 def check_difference(

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import os
-import warnings
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,14 +11,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import Dim, ExportedProgram, ShapesCollection
 
 from batchnorm.nn import BatchNorm2d
 from batchnorm.records import write_atomic
 from batchnorm.records.record import Record
+from batchnorm.surgery.answering import one_at_a_time
 from batchnorm.surgery.constants import constants_of, is_norm
 from batchnorm.surgery.copied import copied
-from batchnorm.surgery.equivalence import check_difference, outputs_of, tensors_in
+from batchnorm.surgery.equivalence import check_difference, expect_tolerance, outputs_of, tensors_in
 from batchnorm.surgery.fold import FoldReport, expect_predicting, fold
 from batchnorm.surgery.formats import first_line, require_onnx, run_onnx, run_pt2, to_onnx, to_pt2
 from batchnorm.surgery.modules import runs_forward_of
@@ -95,6 +95,10 @@ def export(
     if path.suffix == ".onnx":
         require_onnx()
     expect_predicting("export", model)
+    for name, module in model.named_modules():
+        if getattr(module, "training", False):  # a file would do what `outputs_of` does not, or the reverse
+            raise ValueError(f"export: model expected in prediction mode, got {name} in training mode")
+    expect_tolerance("export", tolerance)
     first = next(tensors_in(example), None)
     if first is None or not first.numel():
         raise ValueError("export: example expected a tensor with one sample or more, got none")
@@ -106,20 +110,23 @@ def export(
         exported = _with_any_kernels(model)
     else:
         exported, report = fold(model, example, tolerance=tolerance if verify else math.inf)
-    program = _trace(exported, example, dynamic_batch)
-    metadata = json.dumps(None if report is None else report.to_dict())
-    opset = None
-    if path.suffix == ".onnx":
-        outputs = len(outputs_of(model, example))
-        content, opset = to_onnx(
-            program, outputs, metadata, optimize=not keep_bn, dynamic_batch=dynamic_batch
-        )
-    else:
-        content = to_pt2(program, metadata)
     examples = []
     if verify:
-        examples = [example, *inputs, *([_random_like(example, CHECK_BATCH)] if dynamic_batch else [])]
-    run = run_onnx if path.suffix == ".onnx" else run_pt2
+        examples = [example, *(_in_order(given, example) for given in inputs)]
+        examples += [_random_like(example, CHECK_BATCH)] if dynamic_batch else []
+    metadata = json.dumps(None if report is None else report.to_dict())
+    opset = None
+    with one_at_a_time():  # torch.export too exchanges methods of all modules
+        program = _trace(exported, example, dynamic_batch)
+        if path.suffix == ".onnx":
+            count = len(outputs_of(model, example))
+            content, opset = to_onnx(
+                program, count, metadata, optimize=not keep_bn, dynamic_batch=dynamic_batch
+            )
+        else:
+            content = to_pt2(program, metadata)
+        run = run_onnx if path.suffix == ".onnx" else run_pt2
+        outputs = run(content, examples) if verify else []
     differences = [
         check_difference(
             "export",
@@ -128,7 +135,7 @@ def export(
             tolerance,
             again=partial(outputs_of, model, given, seed=1),
         )
-        for given, got in zip(examples, run(content, examples) if examples else (), strict=True)
+        for given, got in zip(examples, outputs, strict=True)
     ]
     write_atomic(path, content)
     return ExportReport(str(path), len(content), opset, report, len(examples), max(differences, default=None))
@@ -149,12 +156,13 @@ def _trace(model: nn.Module, example: Any, dynamic_batch: bool) -> ExportedProgr
     args, kwargs = _call(example)
     shapes: Any = None
     if dynamic_batch:
+        shapes = ShapesCollection()  # type: ignore[no-untyped-call]
         batch = Dim("batch", min=1)
-        axes = [{0: batch} if isinstance(v, Tensor) and v.dim() else None for v in (*args, *kwargs.values())]
-        shapes = dict(zip(kwargs, axes, strict=True)) if kwargs else tuple(axes)
+        for tensor in tensors_in(example):
+            if tensor.dim():
+                shapes[tensor] = {0: batch}
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
+        with torch.no_grad():
             return torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
     except Exception as error:
         hint = "; try dynamic_batch=False" if dynamic_batch else ""
@@ -169,10 +177,19 @@ def _call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (example if isinstance(example, tuple) else (example,)), {}
 
 
+def _in_order(given: Any, example: Any) -> Any:
+    """An input with its keyword arguments in the order of the example's: a file knows them by place."""
+    if isinstance(given, Mapping) and isinstance(example, Mapping) and given.keys() == example.keys():
+        return {key: given[key] for key in example}
+    return given
+
+
 def _random_like(example: Any, batch: int) -> Any:
     """Another input of so many samples; integers may be indices, so they are those of the example."""
     if isinstance(example, Mapping):
         return {key: _random_like(value, batch) for key, value in example.items()}
+    if isinstance(example, tuple) and hasattr(example, "_fields"):
+        return type(example)(*(_random_like(value, batch) for value in example))
     if isinstance(example, tuple | list):
         return type(example)(_random_like(value, batch) for value in example)
     if not isinstance(example, Tensor) or not example.dim():

@@ -15,7 +15,7 @@ from batchnorm.surgery.apply_match import apply_match
 from batchnorm.surgery.constants import is_norm
 from batchnorm.surgery.copied import copied
 from batchnorm.surgery.dataflow import trace_flow
-from batchnorm.surgery.equivalence import check_difference, outputs_of
+from batchnorm.surgery.equivalence import check_difference, expect_tolerance, outputs_of
 from batchnorm.surgery.feed import first_of
 from batchnorm.surgery.layers import expect_initialized, is_scripted_norm
 from batchnorm.surgery.matching import match
@@ -97,8 +97,7 @@ def fold(
         (Identity(), {'1': ('0',)}, True)
     """
     expect_predicting("fold", model)
-    if tolerance is not None and not tolerance >= 0:
-        raise ValueError(f"fold: tolerance expected a number >= 0, got {tolerance}")
+    expect_tolerance("fold", tolerance)
     ranks: dict[str, set[int]] = {}
     before: list[Tensor] = []
     again: list[Tensor] = []

@@ -4,7 +4,6 @@ import contextlib
 import io
 import logging
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -41,12 +40,11 @@ def to_onnx(
         dynamic_batch: Whether the number of samples varies, for the error.
 
     Raises:
-        ValueError: If ONNX cannot express the program.
+        ValueError: If ONNX cannot express the program, or its weights are too many for one file.
     """
     names = ["output"] if outputs == 1 else [f"output_{number}" for number in range(outputs)]
     try:
-        with warnings.catch_warnings(), _quiet_exporter():
-            warnings.simplefilter("ignore")
+        with _quiet_exporter():
             exported = torch.onnx.export(program, output_names=names, optimize=optimize, verbose=False)
     except Exception as error:
         reason: BaseException = error
@@ -60,7 +58,13 @@ def to_onnx(
     assert exported is not None
     exported.model.metadata_props["batchnorm.fold"] = metadata
     proto = exported.model_proto
-    return proto.SerializeToString(), next(o.version for o in proto.opset_import if o.domain == "")
+    try:
+        content = proto.SerializeToString()
+    except Exception as error:  # protobuf's, which names no size
+        raise ValueError(
+            f"export: model expected to fit into the 2 GB of .onnx, got {error_line(error)}; write .pt2"
+        ) from error
+    return content, next(o.version for o in proto.opset_import if o.domain == "")
 
 
 @contextlib.contextmanager
@@ -105,16 +109,35 @@ def run_onnx(content: bytes, examples: Sequence[Any]) -> list[list[Tensor]]:
 
 
 def to_pt2(program: ExportedProgram, metadata: str) -> bytes:
-    """A file of `torch.export.save`, with what was folded."""
+    """A file of `torch.export.save`, with what was folded.
+
+    Raises:
+        ValueError: If torch has no way to store it, as a named tuple that the model takes or returns.
+    """
     buffer = io.BytesIO()
-    torch.export.save(program, buffer, extra_files={"batchnorm.fold": metadata})
+    try:
+        torch.export.save(program, buffer, extra_files={"batchnorm.fold": metadata})
+    except Exception as error:
+        raise ValueError(
+            f"export: model expected to be storable by torch.export, got {first_line(error)}"
+        ) from error
     return buffer.getvalue()
 
 
 def run_pt2(content: bytes, examples: Sequence[Any]) -> list[list[Tensor]]:
-    """Outputs of a file of `torch.export.save` on examples."""
-    module = torch.export.load(io.BytesIO(content)).module()
-    return [outputs_of(module, given) for given in examples]
+    """Outputs of a file of `torch.export.save` on examples.
+
+    Raises:
+        ValueError: If torch cannot load it, or it does not take an example.
+    """
+    try:
+        module = torch.export.load(io.BytesIO(content)).module()
+        return [outputs_of(module, given) for given in examples]
+    except Exception as error:  # what a program expects of its input is an assertion
+        raise ValueError(
+            f"export: model expected to run from its file, got {first_line(error)}; "
+            "verify=False writes it unchecked"
+        ) from error
 
 
 def first_line(error: BaseException) -> str:
