@@ -70,6 +70,18 @@ def redirect_to_itself(handler: Handler) -> None:
     handler.end_headers()
 
 
+def redirect_nowhere(handler: Handler) -> None:
+    handler.send_response(302)
+    handler.send_header("Location", "http://a..b/")
+    handler.end_headers()
+
+
+def say_no_length(handler: Handler) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", "unknown")
+    handler.end_headers()
+
+
 def cut_short(handler: Handler) -> None:
     start_sending(handler, b"x" * 1000, b"x" * 500)
 
@@ -83,6 +95,8 @@ FAULTS: dict[str, tuple[bytes | Callable[[Handler], None] | None, str]] = {
     "html": (b"<html>Sign in to the network</html>", "expected SHA-256 {expected} once unpacked, got "),
     "another": (gzip.compress(b"another"), "expected SHA-256 {expected} once unpacked, got "),
     "redirect": (redirect_to_itself, "expected a file, got status 302"),
+    "nowhere": (redirect_nowhere, "expected a file, got LocationParseError"),
+    "no length": (say_no_length, "expected a file, got ValueError"),
     "cut": (cut_short, "expected a file, got ChunkedEncodingError"),
     "hangs": (hang, "expected a file, got ReadTimeout"),
 }

@@ -72,7 +72,8 @@ def fetch(
                 writable = writable and _keep(cache, f"{file.name}.gz", raw, notify)
         except ChecksumError as error:
             notify(DataWarning(str(error)))
-        except OSError as error:  # all that requests raises is an OSError
+        # requests raises OSErrors, but lets the ValueErrors of nonsense in an answer's headers through.
+        except (OSError, ValueError) as error:
             status = getattr(getattr(error, "response", None), "status_code", None)
             reason = type(error).__name__ if status is None else f"status {status}"
             notify(DataWarning(f"load_fashion_mnist: {address} expected a file, got {reason}"))
