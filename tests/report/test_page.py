@@ -71,6 +71,20 @@ def test_a_deep_run_stays_under_3_mb_and_says_what_it_leaves_out():
     assert {row[2] for row in data_of(html)["channels"]["rows"]} >= {0, 25}
 
 
+def test_a_long_run_stays_under_3_mb_and_says_what_it_leaves_out():
+    run = synthetic.run(seeds=(0,))
+    rows = [
+        [dataclasses.replace(row, epoch=row.epoch + 10 * time) for time in range(300) for row in some]
+        for some in (run.epochs, [row for row in run.layers if row.epoch])
+    ]
+    run = dataclasses.replace(run, epochs=tuple(rows[0]), layers=tuple(rows[1]))
+    html = render_page(run)
+    assert len(html.encode()) < 3_000_000
+    assert re.search(r"loss by epoch; 1,\d\d\d of 3,000 epochs, to keep this page small\.", html)
+    epochs = [row[2] for row in data_of(html)["epochs"]["rows"]]
+    assert (min(epochs), max(epochs)) == (1, 3000)
+
+
 def test_an_ordinary_run_leaves_nothing_out(report):
     html = report.read_text(encoding="utf-8")
     assert "To keep this page small" not in html

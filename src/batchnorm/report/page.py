@@ -57,6 +57,7 @@ def render_page(run: RunRecord, faults: Sequence[FaultRecord] = ()) -> str:
     """
     run = payload.started(run)
     many_seeds = payload.many_seeds(run)
+    shown = payload.thinned(run)
     sample = run.data == "embedded-sample"
     return Template(part("page", "report.html")).substitute(
         title=sentences.title(run),
@@ -67,15 +68,17 @@ def render_page(run: RunRecord, faults: Sequence[FaultRecord] = ()) -> str:
         status=sentences.status(run),
         chips="".join(map(_chip, run.arms)),
         seeds_switch=_SEEDS_SWITCH if many_seeds else "",
-        mean_words=sentences.mean_words(run),
+        mean_words=sentences.mean_words(run) + sentences.epochs_words(run, shown),
         results=tables.results_table(run),
         seeds=_details("Each seed", tables.seeds_table(run)) if many_seeds else "",
         loss_label=sentences.label(run, "loss", "Loss"),
         train_label=sentences.label(run, "train_accuracy", "Training accuracy"),
         running_label=sentences.label(run, "test_accuracy_running", "Test accuracy with running statistics"),
         recalibrated_label=sentences.label(run, "test_accuracy_recalibrated", "Test accuracy, recalibrated"),
-        loss_table=tables.epochs_table(run, "loss", "Loss by epoch"),
-        accuracy_tables="".join(tables.epochs_table(run, name, words) for name, words in _ACCURACIES.items()),
+        loss_table=tables.epochs_table(shown, "loss", "Loss by epoch"),
+        accuracy_tables="".join(
+            tables.epochs_table(shown, name, words) for name, words in _ACCURACIES.items()
+        ),
         faults=tables.faults_table(faults),
         config=tables.settings_table("Configuration", run.config),
         environment=tables.settings_table("Environment", run.environment),
@@ -109,7 +112,7 @@ def _embedded(run: RunRecord) -> Mapping[str, str]:
     data = {
         "arms": run.arms,
         "overview": payload.overview(run),
-        "epochs": payload.epoch_table(run.epochs),
+        "epochs": payload.epoch_table(payload.thinned(run).epochs),
         "levels": QUANTILE_LEVELS,
         "quantiles": quantiles,
         "channels": channels,

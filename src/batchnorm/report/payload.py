@@ -20,6 +20,7 @@ __all__ = [
     "quantile_table",
     "spread",
     "started",
+    "thinned",
 ]
 
 Table = dict[str, Any]
@@ -30,6 +31,8 @@ T = TypeVar("T")
 # Together under 1.6 MB: with the 0.9 MB of the chart library the page stays well below 3 MB.
 QUANTILE_BYTES = 500_000
 CHANNEL_BYTES = 1_100_000
+# The same for the curves, which also stand there as tables.
+CURVE_ROWS = 2_000
 OVERVIEW_LAYERS = 6
 
 _KEY = ("arm", "seed", "epoch", "layer")
@@ -71,7 +74,17 @@ def overview(run: RunRecord) -> tuple[str, ...]:
 
 def started(run: RunRecord) -> RunRecord:
     """The run without the layers of arms that have not ended an epoch: those have no curve yet."""
-    return dataclasses.replace(run, layers=tuple(row for row in run.layers if row.arm in run.arms))
+    arms = run.arms
+    return dataclasses.replace(run, layers=tuple(row for row in run.layers if row.arm in arms))
+
+
+def thinned(run: RunRecord) -> RunRecord:
+    """The run with as many epochs, evenly spread, as `CURVE_ROWS` allow; the last of each arm stays."""
+    every = sorted({row.epoch for row in run.epochs})
+    share = CURVE_ROWS / max(CURVE_ROWS, len(run.epochs))
+    kept = set(spread(every, max(2, int(share * len(every)))))
+    kept.update({row.arm: row.epoch for row in run.epochs}.values())
+    return dataclasses.replace(run, epochs=tuple(row for row in run.epochs if row.epoch in kept))
 
 
 def many_seeds(run: RunRecord) -> bool:
@@ -125,7 +138,10 @@ def _fit(rows: Sequence[LayerRecord], columns: Sequence[str], budget: int) -> Ta
     all_layers = tuple(dict.fromkeys(row.layer for row in rows))
     seeds, epochs, layers = all_seeds, all_epochs, all_layers
     while True:
-        kept = [row for row in rows if row.seed in seeds and row.epoch in epochs and row.layer in layers]
+        wanted = set(seeds), set(epochs), set(layers)  # a long run has many: a search of tuples takes minutes
+        kept = [
+            row for row in rows if row.seed in wanted[0] and row.epoch in wanted[1] and row.layer in wanted[2]
+        ]
         # Counting spares encoding what cannot fit: a number nearly always takes 7 bytes or more.
         if 7 * sum(_count(row, columns) for row in kept) <= budget:
             values = [_values(row, columns) for row in kept]

@@ -6,7 +6,7 @@ from html import escape
 from batchnorm.records import RunRecord
 from batchnorm.report import payload, tables
 
-__all__ = ["label", "lede", "mean_words", "status", "title"]
+__all__ = ["epochs_words", "label", "lede", "mean_words", "status", "title"]
 
 # What the reader is shown first about a model; any other name is shown as it is.
 _MODELS = {"lenet": "LeNet", "resnet20": "ResNet-20", "resnet56": "ResNet-56", "resnet110": "ResNet-110"}
@@ -44,6 +44,12 @@ def mean_words(run: RunRecord) -> str:
     words = "; thick the mean over seeds, thin each seed"
     diverged = any(not math.isfinite(row.loss) for row in run.epochs)
     return words + (", each as far as it is finite" if diverged else "")
+
+
+def epochs_words(run: RunRecord, shown: RunRecord) -> str:
+    """How a caption goes on where curves and tables do not have every epoch."""
+    some, every = (len({row.epoch for row in one.epochs}) for one in (shown, run))
+    return f"; {some:,} of {every:,} epochs, to keep this page small" if some < every else ""
 
 
 def status(run: RunRecord) -> str:

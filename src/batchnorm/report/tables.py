@@ -3,6 +3,7 @@
 import json
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -88,18 +89,13 @@ def seeds_table(run: RunRecord) -> str:
 def epochs_table(run: RunRecord, measure: str, words: str) -> str:
     """A measure by epoch and arm: the words of a curve, for those who cannot see it."""
     form = next(form for name, _, form in _MEASURES if name == measure)
-    epochs = sorted({row.epoch for row in run.epochs})
-    body = [
-        [
-            str(epoch),
-            *(
-                cell((getattr(r, measure) for r in run.epochs if (r.arm, r.epoch) == (arm, epoch)), form)
-                for arm in run.arms
-            ),
-        ]
-        for epoch in epochs
-    ]
-    return table(words, ["epoch", *map(escape, run.arms)], body)
+    values = defaultdict(list)
+    for row in run.epochs:
+        values[row.epoch, row.arm].append(getattr(row, measure))
+    arms = run.arms
+    epochs = sorted({epoch for epoch, _ in values})
+    body = [[str(epoch), *(cell(values.get((epoch, arm), ()), form) for arm in arms)] for epoch in epochs]
+    return table(words, ["epoch", *map(escape, arms)], body)
 
 
 def faults_table(faults: Iterable[FaultRecord]) -> str:
@@ -133,13 +129,15 @@ def _results_caption(run: RunRecord) -> str:
     words = "At the last epoch"
     if seeds > 1:
         words += f"; mean ± standard deviation over {seeds} seeds"
+    diverged = {arm: sum(not _finite(row) for row in _last_rows(run, arm)) for arm in run.arms}
     broken = [
-        f"{escape(arm)}: {sum(not math.isfinite(row.loss) for row in _last_rows(run, arm))}"
-        f" of {len(run.seeds(arm))} seeds"
-        for arm in run.arms
-        if not all(math.isfinite(row.loss) for row in _last_rows(run, arm))
+        f"{escape(arm)}: {count} of {len(run.seeds(arm))} seeds" for arm, count in diverged.items() if count
     ]
     return words + (f". † Without seeds that diverged ({', '.join(broken)})" if broken else "")
+
+
+def _finite(row: EpochRecord) -> bool:
+    return all(math.isfinite(getattr(row, name)) for name, *_ in _MEASURES)
 
 
 def _last_rows(run: RunRecord, arm: str) -> list[EpochRecord]:
