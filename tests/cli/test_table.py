@@ -109,3 +109,16 @@ def test_a_file_gets_whole_lines_whatever_columns_says(monkeypatch, capsys, show
     monkeypatch.setenv("COLUMNS", "40")
     show(make_console(False))
     assert capsys.readouterr().out == printed(show, ENDLESS)
+
+
+def test_a_seed_that_diverged_is_left_out_and_said():
+    out = printed(
+        lambda console: table.show(
+            console, synthetic.run(diverged=[("none", 1), ("batch", 0), ("batch", 1)]), Path("runs/1"), None
+        ),
+        width=200,
+    )
+    assert re.search(r"^none +[\d.]+ ± [\d.]+† ", out, re.MULTILINE)
+    assert re.search(r"^batch +[\d.]+† ", out, re.MULTILINE)
+    assert "† without seeds that diverged" in out
+    assert "†" not in printed(show_run, width=200)

@@ -213,6 +213,25 @@ def test_resuming_with_other_settings_is_refused(tmp_path, sample):
         train(SMALL, sample, tmp_path, Silent())
 
 
+def test_resuming_a_run_with_a_setting_that_this_version_lacks_is_refused(tmp_path, sample):
+    config = dataclasses.replace(SMALL, arms=("none",), epochs=1)
+    train(config, sample, tmp_path, Silent())
+    theirs = {**config.to_dict(), "label_smoothing": 0.1}
+    (tmp_path / "config.json").write_text(json.dumps(theirs))
+    with pytest.raises(ValueError, match=r"label_smoothing expected 0.1 to resume .*, got None"):
+        train(config, sample, tmp_path, Silent(), resume=True)
+
+
+@pytest.mark.parametrize("other", [{"arms": ("batch",)}, {"seeds": (4,)}, {"epochs": 2}])
+def test_resuming_with_another_runs_checkpoint_is_refused(tmp_path, sample, other):
+    config = dataclasses.replace(SMALL, arms=("none",), epochs=1)
+    train(config, sample, tmp_path / "a", Silent())
+    train(dataclasses.replace(config, **other), sample, tmp_path / "b", Silent())
+    os.replace(tmp_path / "b" / "checkpoint.safetensors", tmp_path / "a" / "checkpoint.safetensors")
+    with pytest.raises(ValueError, match=r"checkpoint.safetensors expected a checkpoint of this run, got "):
+        train(config, sample, tmp_path / "a", Silent(), resume=True)
+
+
 def test_resuming_with_other_images_or_processes_is_refused(tmp_path, sample):
     config = dataclasses.replace(SMALL, arms=("none",), epochs=1)
     train(config, sample, tmp_path, Silent())
@@ -311,6 +330,37 @@ def test_an_unfinished_fault_is_dropped_before_the_next_is_written(tmp_path, sam
 
     train(config, sample, tmp_path, Silent(), resume=True, watcher=watcher)
     assert [fault.finding for fault in read_faults(tmp_path)] == [one.finding, two.finding]
+
+
+def test_an_unfinished_first_fault_is_dropped_before_the_next_is_written(tmp_path, sample):
+    config = dataclasses.replace(SMALL, arms=("batch",))
+    fix = Fix("advice", "wait")
+    fault = FaultRecord("batch", 0, 2, Finding("BN012", "slow", "warn", "norm1", "Slow.", {}, fix))
+    with pytest.raises(KeyboardInterrupt):
+        train(config, sample, tmp_path, StopAfter(1))
+    (tmp_path / "faults.jsonl").write_text('{"arm": "ba')
+
+    @contextlib.contextmanager
+    def watcher(model, optimizer, on_finding):
+        on_finding(fault.finding)
+        yield
+
+    train(config, sample, tmp_path, Silent(), resume=True, watcher=watcher)
+    assert read_faults(tmp_path) == (fault,)
+
+
+@pytest.mark.parametrize("lr", [1e4, 1e8])  # variances beyond float32, and NaN
+def test_a_network_that_overflows_is_recorded_and_the_next_one_trained(tmp_path, sample, lr):
+    few = dataclasses.replace(SMALL, train_images=256, batch_size=64, recalibration_images=64, epochs=1)
+    config = dataclasses.replace(few, model="resnet20", arms=("batch", "none"), lr=lr)
+    train(config, sample, tmp_path, Silent())
+    run = read_run(tmp_path)
+    batch, none = run.epochs
+    assert math.isnan(batch.test_accuracy_recalibrated)
+    assert none.test_accuracy_recalibrated == none.test_accuracy_running
+    last = [row for row in run.layers if (row.arm, row.epoch) == ("batch", 1)]
+    assert last
+    assert all(row.population_mean is row.population_var is None for row in last)
 
 
 def test_more_images_than_there_are_is_refused_before_anything_is_written(tmp_path, sample):

@@ -1,6 +1,5 @@
 """Tables of any width, and the end of a training run in the textbook's words."""
 
-import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from batchnorm.records import EpochRecord, LayerRecord, RunRecord
+from batchnorm.report import tables
 
 __all__ = ["SAMPLE", "print_table", "show"]
 
@@ -78,6 +78,8 @@ def show(console: Console, run: RunRecord, directory: Path, page: Path | None) -
         last = [run.curve(arm, seed)[-1] for seed in run.seeds(arm)]
         rows.append((arm, *(_cell(last, name) for name in _COLUMNS)))
     print_table(console, ("arm", *_COLUMNS.values()), rows)
+    if any("†" in text for row in rows for text in row):
+        console.print("† without seeds that diverged")
     for row in _first_layers(run):
         seed = f" seed {row.seed}" if len(run.seeds(row.arm)) > 1 else ""
         if row.weight is not None:
@@ -90,12 +92,8 @@ def show(console: Console, run: RunRecord, directory: Path, page: Path | None) -
 
 
 def _cell(rows: list[EpochRecord], name: str) -> str:
-    values = [float(getattr(row, name)) for row in rows]
-    digits = ",.0f" if name == "images_per_second" else ".3f"
-    text = format(statistics.fmean(values), digits)
-    if len(values) > 1:
-        text += f" ± {format(statistics.stdev(values), digits)}"
-    return text
+    form = ",.0f" if name == "images_per_second" else ".3f"
+    return tables.cell((getattr(row, name) for row in rows), form)
 
 
 def _first_layers(run: RunRecord) -> list[LayerRecord]:

@@ -31,7 +31,7 @@ class EpochRecord(Record):
         train_accuracy: Share of them classified rightly while training, 0 to 1.
         test_accuracy_running: On the test set, with the running statistics.
         test_accuracy_recalibrated: The same with population statistics; equal to the running one
-            for a network without batch normalization.
+            for a network without batch normalization; NaN if that diverged so far that there are none.
         images_per_second: Training only: images of the epoch over its seconds.
     """
 
@@ -58,7 +58,7 @@ class LayerRecord(Record):
             together, at `QUANTILE_LEVELS`.
         running_mean: Per channel, or None without batch normalization.
         running_var: Per channel (unbiased), or None.
-        population_mean: Per channel, from recalibration; None for a frozen layer too.
+        population_mean: Per channel, from recalibration; None for a frozen or diverged layer too.
         population_var: Per channel (unbiased), likewise.
         weight: gamma per channel, or None.
         bias: beta per channel, or None.

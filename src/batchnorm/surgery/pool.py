@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from batchnorm.surgery.feed import Feed
 from batchnorm.surgery.moments import Moments
-from batchnorm.surgery.watch import Watch
+from batchnorm.surgery.watch import NotFiniteError, Watch
 
 __all__ = ["LayerStatistics", "Pool", "UnsteadyError", "pool_inputs"]
 
@@ -95,7 +95,8 @@ def pool_inputs(
 
     Raises:
         UnsteadyError: If a forward makes other calls.
-        ValueError: If no batch is finite.
+        NotFiniteError: If no batch is finite.
+        ValueError: If there is no batch.
     """
     pools: dict[str, Pool] = {}
     taken = skipped = 0
@@ -112,8 +113,10 @@ def pool_inputs(
             if tolerance is not None and pools.keys() == watch.measured and _settled(pools, tolerance):
                 break
     if not taken:
-        found = f"{skipped} with NaN or infinite values" if skipped else "none"
-        raise ValueError(f"recalibrate: loader expected one batch or more in every pass, got {found}")
+        words = "recalibrate: loader expected one batch or more in every pass, got"
+        if skipped:
+            raise NotFiniteError(f"{words} {skipped} with NaN or infinite values")
+        raise ValueError(f"{words} none")
     return pools, skipped
 
 

@@ -19,7 +19,11 @@ from batchnorm.surgery.layers import BatchNorm
 from batchnorm.surgery.modules import runs_forward_of
 from batchnorm.surgery.moments import Moments, moments_of
 
-__all__ = ["Watch", "put_statistics"]
+__all__ = ["NotFiniteError", "Watch", "put_statistics"]
+
+
+class NotFiniteError(ValueError):
+    """What a layer is given, or its variance, is NaN, infinite or beyond its dtype."""
 
 
 class _Stop(BaseException):
@@ -209,13 +213,13 @@ def put_statistics(layer: BatchNorm, mean: Tensor, var: Tensor) -> None:
     """Write running statistics in place, in the buffers' own dtype and device.
 
     Raises:
-        ValueError: If they do not fit into the dtype.
+        NotFiniteError: If they do not fit into the dtype.
     """
     for name, values in (("running_mean", mean), ("running_var", var)):
         buffer = getattr(layer, name)
         buffer.copy_(values)
         if not torch.isfinite(buffer).all():
-            raise ValueError(
+            raise NotFiniteError(
                 f"recalibrate: {name} expected a dtype that holds {values.abs().max().item():.3g}, "
                 f"got {buffer.dtype}"
             )

@@ -101,10 +101,16 @@ class RunDirectory:
         """See how far the run is; writes nothing.
 
         Raises:
-            ValueError: If the checkpoint is damaged.
+            ValueError: If the checkpoint is damaged, or of another run.
         """
         if self.checkpoint.exists():
-            self.progress, self.tensors = load_checkpoint(self.checkpoint)
+            at, self.tensors = load_checkpoint(self.checkpoint)
+            if (at.arm, at.seed) not in self.trials or at.epoch > self.config.epochs:
+                raise ValueError(
+                    f"train: {self.checkpoint} expected a checkpoint of this run, "
+                    f"got one of arm {at.arm}, seed {at.seed}, epoch {at.epoch}"
+                )
+            self.progress = at
 
     @property
     def checkpoint(self) -> Path:
@@ -152,11 +158,10 @@ class RunDirectory:
         theirs = read_object(self.path / CONFIG) if CONFIG in found else {}
         ours = self.config.to_dict()
         if theirs and resume:
-            for name, value in ours.items():
-                if theirs.get(name) != value:
-                    raise ValueError(
-                        f"train: {name} expected {theirs.get(name)!r} to resume {self.path}, got {value!r}"
-                    )
+            for name in theirs | ours:  # another version's run may have settings that we lack
+                before, now = theirs.get(name), ours.get(name)
+                if before != now:
+                    raise ValueError(f"train: {name} expected {before!r} to resume {self.path}, got {now!r}")
         elif theirs.keys() != ours.keys() or METRICS in found or CHECKPOINT in found:
             hint = " (or --resume)" if theirs else ""
             raise ValueError(
@@ -179,8 +184,8 @@ class RunDirectory:
         # Rows beyond the checkpoint go, and lines that were not finished.
         self._write_rows(METRICS, [row for row in run.epochs if self._counts(row)])
         self._write_rows(LAYERS, [row for row in run.layers if self._counts(row)])
-        if faults := read_faults(self.path):
-            self._write_rows(FAULTS, faults)
+        if (self.path / FAULTS).exists():
+            self._write_rows(FAULTS, read_faults(self.path))
 
     def _write_rows(self, name: str, rows: Iterable[EpochRecord | LayerRecord | FaultRecord]) -> None:
         write_atomic(self.path / name, "".join(json.dumps(row.to_dict()) + "\n" for row in rows))

@@ -15,6 +15,7 @@ from batchnorm.nn.statistics import statistics_from_text
 from batchnorm.ops.environment import describe_environment
 from batchnorm.records import EpochRecord, FaultRecord, Finding, RunRecord, append_fault
 from batchnorm.surgery import population_statistics, swapped_statistics
+from batchnorm.surgery.watch import NotFiniteError
 from batchnorm.train.checkpoint import Progress, restore, save_checkpoint, save_weights
 from batchnorm.train.config import TrainConfig
 from batchnorm.train.directory import RunDirectory
@@ -211,12 +212,16 @@ class _Trial:
 
     def _evaluate(self, epoch: int, result: EpochResult | None) -> EpochRecord | None:
         """Record the layers and, after an epoch, the test accuracy under both kinds of statistics."""
-        population = population_statistics(self.model, self.recalibration, method="onepass")
+        try:
+            population = population_statistics(self.model, self.recalibration, method="onepass")
+            diverged = False
+        except NotFiniteError:
+            population, diverged = {}, True
         layers = observe_layers(self.model, self.probe, population, self.arm, self.seed, epoch)
         record = None
         if result is not None:
             running = evaluate(self.model, self.test)
-            recalibrated = running
+            recalibrated = math.nan if diverged else running
             if population:
                 with swapped_statistics(self.model, population):
                     recalibrated = evaluate(self.model, self.test)
