@@ -67,13 +67,14 @@ def export(
     """Write a model for prediction elsewhere: fold it, export it, run the file, compare, then write.
 
     Args:
-        model: In prediction mode; not changed.
-        example: A tensor, a tuple of arguments or a dict of keyword arguments; axis 0 of each tensor is
-            the batch.
+        model: In prediction mode, all its modules; not changed.
+        example: A tensor, a tuple of arguments or a dict of keyword arguments; axis 0 of each tensor in
+            them, also within lists and dicts, is the batch.
         path: Ends in ``.onnx`` or ``.pt2``; what stands there is replaced.
         keep_bn: Do not fold; ONNX then has BatchNormalization nodes in inference form.
         dynamic_batch: Let the number of samples vary; else it is that of the example.
-        inputs: More examples to compare on, beside the given one and a random one.
+        inputs: More examples to compare on, beside the given one and a random one; of its kind and sizes,
+            but for the batch.
         tolerance: Largest relative difference allowed, see `fold`.
         verify: Compare at all.
 
