@@ -128,6 +128,22 @@ class Swinging(nn.Module):
         return self.norm(torch.tanh(self.norm(x / 50)) + 1)
 
 
+class Returning(nn.Module):
+    """A layer called again after another, which jump about at first."""
+
+    def __init__(self, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.norm, self.between = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+        with torch.no_grad():
+            for parameter in (*self.norm.parameters(), *self.between.parameters()):
+                parameter.normal_()
+
+    def forward(self, x):
+        return self.norm(self.between(self.second(self.norm(self.first(x)))))
+
+
 class Siamese(nn.Module):
     """The whole network twice in one forward."""
 
@@ -163,6 +179,11 @@ def test_layers_called_several_times_are_counted_over_all_calls(make):
 
 def test_statistics_that_swing_about_their_fixed_point_are_damped():
     assert_consistent(Swinging(), drifting(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("seed", [108, 112, 133])
+def test_steps_that_were_cut_at_first_become_long_again(seed):
+    assert_consistent(Returning(seed).double(), drifting(dtype=torch.float64), rtol=1e-5)
 
 
 class Counted:

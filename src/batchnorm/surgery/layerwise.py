@@ -16,6 +16,7 @@ from batchnorm.surgery.watch import Watch, put_statistics
 __all__ = ["first_calls", "layer_by_layer"]
 
 STILL = 1e-6  # of a standard deviation
+REGROWTH = 1.1  # at first statistics jump about, which says little of how far a step may go near their end
 LEAST_SHARE = 1 / 32  # of a change, below which a noisy loader is not worth another round
 MOST_ROUNDS = 50  # a network that calls a layer 2 to 4 times took 3 to 15
 
@@ -27,8 +28,8 @@ def layer_by_layer(
 
     A pass over the data for each layer, whose forwards stop at that layer. The order is that of the
     calls in a first forward. Layers that are called again after others need statistics that depend on
-    each other: such a group is measured together and again until nothing changes. If the forwards do
-    not all make the same calls, all layers are one such group.
+    each other: such a group is measured together and again until nothing changes, or it does not settle
+    in 50 rounds. If the forwards do not all make the same calls, all layers are one such group.
 
     Args:
         model: Borrowed.
@@ -84,8 +85,9 @@ def _measure(
         change = max((_distance(new, placed.get(name)) for name, new in statistics.items()), default=0.0)
         # Each round settles one layer more; before that many, growth says nothing.
         rounds = number - len(statistics)
-        if rounds > 0 and change > before:
-            share /= 2  # they swing about the fixed point, or the loader is noisy
+        if rounds > 0:
+            # a growing change swings about the fixed point, or the loader is noisy
+            share = share / 2 if change > before else min(1.0, REGROWTH * share)
         done = not again or change <= STILL or share < LEAST_SHARE or rounds == MOST_ROUNDS
         for name, new in statistics.items():
             mean, var = placed.get(name, (new.mean, new.var))

@@ -63,9 +63,10 @@ def population_statistics(
             channels at axis 1, and the ``mask`` that it is called with. Scripted layers are left alone.
         loader: Batches; see ``forward_fn``. ``layerwise`` passes over it several times.
         method: ``layerwise``: each layer with those before it already at their population statistics;
-            exact; one pass a layer. ``onepass``: each layer normalized with the statistics of every
-            batch, as in training; for large batches. ``auto``: layerwise up to 10 layers, and beyond if
-            the batches are too small for one pass.
+            exact; one pass a layer, up to 50 more where a layer is called again after others: those that do
+            not settle then move on in another recalibration. ``onepass``: each layer normalized with the
+            statistics of every batch, as in training; for large batches. ``auto``: layerwise up to 10
+            layers, and beyond if the batches are too small for one pass.
         layers: Names of layers, or of modules with layers; None for all that are not frozen, see
             `choose_layers`.
         forward_fn: Runs the model on a batch, ``forward_fn(model, batch)``. None for batches that are a
