@@ -103,7 +103,10 @@ def gather(values: Tensor, ranks: Ranks) -> Tensor:
     """The values of all ranks, ``(size, *values.shape)``, by one all-gather; outside autograd."""
     with _naming(ranks):
         if ranks.traced:
-            flat: Tensor = _functional().all_gather_tensor(values.contiguous(), 0, _group(ranks))
+            functional = _functional()
+            # the name that torch before 2.13 has
+            gather_all = getattr(functional, "all_gather_single", None) or functional.all_gather_tensor
+            flat: Tensor = gather_all(values.contiguous(), 0, _group(ranks))
             return flat.view(ranks.size, *values.shape)
         result = values.new_empty(ranks.size, *values.shape)
         dist.all_gather(list(result.unbind()), values.contiguous(), ranks.group)
