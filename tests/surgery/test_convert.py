@@ -385,7 +385,13 @@ def synchronized(rank):
     group = torch.distributed.new_group([0, 1])
     model = nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(nn.BatchNorm1d(3)), group)
     bn.convert(model)
+    model = copy.deepcopy(model)  # torch's layer cannot be copied with a group
     assert model[0].stats == bn.stats.Synced(group)
+    with pytest.raises(TypeError, match="group expected None to be pickled, got a process group"):
+        pickle.dumps(model)
+    reverted = bn.revert(copy.deepcopy(model))[0][0]
+    assert type(reverted) is nn.SyncBatchNorm
+    assert reverted.process_group is group
     x = torch.randn(2 + rank, 3)
     return x, model(x).detach()
 

@@ -15,12 +15,14 @@ from torch.nn.utils import parametrize
 
 from batchnorm.nn import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from batchnorm.nn.batch_norm import _Layer as Layer
+from batchnorm.nn.statistics import Synced
 from batchnorm.surgery.layers import BatchNorm
 from batchnorm.surgery.mixture import mixture
 
 __all__ = ["ORIGIN", "BatchNormNd", "Layer", "Origin", "back", "become", "home_class", "is_ours", "our_class"]
 
 ORIGIN = "_converted_from"
+GROUP = "process_group"
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -65,6 +67,7 @@ class Origin:
         dtype: Of its running statistics, if it had some.
         attributes: Its own under names that our class uses.
         thawed: Parameters that `Frozen` statistics took the gradient from.
+        synced: The process group of SyncBatchNorm; unlike the bare group it can be copied.
     """
 
     cls: type[BatchNorm]
@@ -72,6 +75,7 @@ class Origin:
     dtype: torch.dtype | None = None
     attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     thawed: tuple[str, ...] = ()
+    synced: Synced | None = None
 
 
 def is_ours(module: nn.Module) -> TypeGuard[Layer]:
@@ -147,6 +151,7 @@ def become(layer: BatchNorm, cls: type[Layer], **options: Any) -> None:
             () if mean is None else tuple(mean.shape[:-1]),
             None if mean is None else mean.dtype,
             {name: vars(layer)[name] for name in names if name in vars(layer)},
+            synced=Synced(vars(layer).pop(GROUP)) if GROUP in vars(layer) else None,
         )
     layer.__class__ = cls
     vars(layer).update({name: vars(fresh)[name] for name in names})
@@ -179,6 +184,8 @@ def back(layer: BatchNorm) -> None:
     for name in _attributes(type(layer)) - origin.attributes.keys():
         del vars(layer)[name]
     vars(layer).update(origin.attributes)
+    if origin.synced is not None:
+        vars(layer)[GROUP] = origin.synced.group
     layer.__class__ = origin.cls
     mean = layer.running_mean
     if mean is not None:
