@@ -1,16 +1,19 @@
 """A watch looks at a training that is running, says each fault once, and leaves no trace."""
 
+import contextlib
 import math
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from batchnorm import BatchNormLSTM
 from batchnorm.doctor import BatchNormWarning, Watch
 from tests.doctor.networks import batches, by_class, fresh, trained
 from tests.doctor.test_untouched import everything
+from tests.processes import in_processes
 
 
 def run(model, data, steps, optimizer=None, forward=None):
@@ -215,3 +218,14 @@ def test_an_error_of_on_finding_is_the_owners():
     model = trained(momentum=0.001)
     with pytest.raises(KeyError, match="BN012"), Watch(model, every=8, on_finding=stop):
         run(model, batches(), 20)
+
+
+def watched_alone(rank):
+    model, found = DistributedDataParallel(trained(momentum=0.001)), []
+    with Watch(model, every=8, on_finding=found.append) if rank == 0 else contextlib.nullcontext():
+        run(model, batches(), 20)
+    return {finding.code for finding in found}
+
+
+def test_one_process_of_several_is_watched_without_the_others():
+    assert in_processes(2, watched_alone, timeout_s=5) == [{"BN012"}, set()]

@@ -35,7 +35,6 @@ Setting = typer.Option
 
 WATCH_EVERY = 250  # steps from one look of the doctor to the next: about an epoch of the defaults
 MOST_SEEDS = 1000
-ASK_ALL_RANKS = ("BN043", "BN045")  # and only rank 0 is watched
 
 
 def command(
@@ -104,7 +103,6 @@ def command(
             model,
             every=WATCH_EVERY,
             optimizer=optimizer,
-            ignore=ASK_ALL_RANKS,
             on_finding=on_finding,
             accumulation=config.accumulate,
         )

@@ -38,6 +38,10 @@ def diagnose(
     gradients and random state, also after an error or Ctrl-C. No other thread may use it meanwhile;
     give it a deep copy.
 
+    In a world of `torch.distributed` every process makes the call, each with as many batches: BN043 and BN045
+    ask all of them, and so does a `Synced` layer in a forward pass. One process alone, without such layers,
+    ignores the two.
+
     Args:
         model: A model, a state dict alone, or an exported program: a ScriptModule, an
             ``ExportedProgram`` or an ONNX ``ModelProto``.

@@ -20,6 +20,9 @@ from batchnorm.records import Finding, error_line
 
 __all__ = ["BatchNormWarning", "Watch"]
 
+# another process may not be watched, or its watcher may have given up: this one would wait for ever
+ASK_ALL_RANKS = ("BN043", "BN045")
+
 
 class BatchNormWarning(UserWarning):
     """A fault of batch normalization in a training that is running."""
@@ -29,9 +32,10 @@ class Watch:
     """Look at eight training forwards in a row, every so often, with the doctor's rules.
 
     Nothing is computed twice and no further forward is made, so rules that need one (BN021, BN028 to
-    BN030, BN032, BN040) are left to `diagnose`. Between the looks one hook counts forwards. Forwards in
-    prediction mode are not looked at. A training is never stopped: if a look fails, a `BatchNormWarning`
-    says so and the hooks are taken off.
+    BN030, BN032, BN040) are left to `diagnose`. So are those that ask all processes (BN043, BN045), unless
+    ``rules`` names them; then every process is to be watched. Between the looks one hook counts forwards.
+    Forwards in prediction mode are not looked at. A training is never stopped: if a look fails, a
+    `BatchNormWarning` says so and the hooks are taken off.
 
     Args:
         model: What is trained.
@@ -39,7 +43,7 @@ class Watch:
             its eight steps a quarter slower, which costs two steps.
         optimizer: Of the training, a list if there are several; with it the updates in each step are
             counted (BN035, BN037, BN038).
-        rules: Codes to check; None for all.
+        rules: Codes to check; None for all that can be checked here.
         ignore: Codes not to check.
         on_finding: Called once for each new fault, its own errors are raised; None for a
             `BatchNormWarning` if it is an error or a warning.
@@ -75,7 +79,7 @@ class Watch:
             raise ValueError(f"Watch: every expected {ENOUGH} or more forwards, got {every}")
         self.model, self.every, self.optimizer = model, every, optimizer
         self.findings: tuple[Finding, ...] = ()
-        self._rules = chosen_rules(rules, ignore)
+        self._rules = chosen_rules(rules, (*ignore, *ASK_ALL_RANKS) if rules is None else ignore)
         self._settings = Settings(optimizer=as_one(optimizer), **settings)
         self._on_finding = _warn if on_finding is None else on_finding
         self._open = contextlib.ExitStack()
