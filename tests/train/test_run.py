@@ -22,6 +22,7 @@ from batchnorm.train.directory import RunDirectory
 from batchnorm.train.distributed import World
 from batchnorm.train.epoch import train_epoch
 from batchnorm.train.optimizer import make_optimizer
+from tests.processes import in_processes
 
 SMALL = TrainConfig(epochs=2, train_images=512, recalibration_images=512, batch_size=128, threads=1)
 
@@ -430,6 +431,40 @@ def test_two_processes_train_what_one_does(tmp_path):
     first, second = read_run(tmp_path / "one"), read_run(tmp_path / "two")
     assert second.environment["processes"] == 2
     assert [row.loss for row in second.epochs] == pytest.approx([row.loss for row in first.epochs], rel=1e-4)
+
+
+def not_alike(rank, directory, differences):
+    """What a run says in which rank 1 is asked something else, or has other images or another directory."""
+    sample, errors = load_embedded_sample(), []
+    with pytest.MonkeyPatch.context() as patch:
+        world = World(rank, 2, torch.device("cpu"))
+        patch.setattr("batchnorm.train.run.join_world", lambda _: contextlib.nullcontext(world))
+        for number, (name, value) in enumerate(differences.items()):
+            config, images, out = dataclasses.replace(SMALL, epochs=1), sample, directory / str(number)
+            if rank and name == "out":
+                out = directory / value
+            elif rank and name == "data":
+                images = dataclasses.replace(sample, source=value)
+            elif rank:
+                config = dataclasses.replace(config, **{name: value})
+            try:
+                train(config, images, out, Silent())
+            except ValueError as error:
+                errors.append(str(error))
+    return errors
+
+
+def test_processes_that_are_not_asked_the_same_all_say_so(tmp_path):
+    differences = {"lr": 0.5, "seeds": (1,), "data": "elsewhere", "out": "nowhere"}
+    told = [
+        "lr expected the same in all processes, got 1.0 on rank 0 and 0.5 on rank 1",
+        "seeds expected the same in all processes, got [0] on rank 0 and [1] on rank 1",
+        "data expected the same in all processes, got embedded-sample on rank 0 and elsewhere on rank 1",
+        "out expected the same in all processes, got a run at its start on rank 0 and no run on rank 1",
+    ]
+    expected = [f"train: {words}" for words in told]
+    assert in_processes(2, not_alike, tmp_path, differences) == [expected, expected]
+    assert [path.name for path in tmp_path.iterdir()] == ["3"]  # the others left nothing behind
 
 
 def test_trained_weights_load_into_the_network(tmp_path, sample):

@@ -112,6 +112,14 @@ class RunDirectory:
                 )
             self.progress = at
 
+    def standing(self) -> str:
+        """What is there, in words; processes that look at the same directory say the same."""
+        if not has_run(self.path):
+            return "no run"
+        if self.progress is None:
+            return "a run at its start"
+        return f"a run at epoch {self.progress.epoch} of {self.progress.arm}, seed {self.progress.seed}"
+
     @property
     def checkpoint(self) -> Path:
         """File of the training's state."""

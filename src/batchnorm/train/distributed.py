@@ -3,7 +3,8 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -36,6 +37,28 @@ class World:
         if self.size > 1:
             dist.all_reduce(values)
         return values
+
+    def expect_alike(self, settings: Mapping[str, object]) -> None:
+        """Make sure that all processes were asked the same; every process must call it.
+
+        Args:
+            settings: By name; the same names everywhere.
+
+        Raises:
+            ValueError: On every process, if a setting is not the same on all of them.
+        """
+        if self.size == 1:
+            return
+        of_ranks: list[Any] = [None] * self.size
+        dist.all_gather_object(of_ranks, dict(settings))
+        for name in settings:
+            first = of_ranks[0][name]
+            for rank, theirs in enumerate(of_ranks):
+                if theirs[name] != first:
+                    raise ValueError(
+                        f"train: {name} expected the same in all processes, "
+                        f"got {first} on rank 0 and {theirs[name]} on rank {rank}"
+                    )
 
     def wait(self) -> None:
         """Wait until every process is here."""

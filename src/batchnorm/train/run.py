@@ -62,7 +62,7 @@ def train(
 
     Arms with one seed start from the same weights, where they share them, and see the same batches.
     Started by ``torchrun``, every process takes its share of each batch, and rank 0 evaluates and
-    writes.
+    writes. All are given the same settings, images and directory.
 
     Args:
         config: What to do.
@@ -75,7 +75,7 @@ def train(
             entered for the training of each epoch, and left for what is between.
 
     Raises:
-        ValueError: If settings, data and directory do not fit together.
+        ValueError: If settings, data and directory do not fit together, or differ between processes.
     """
     images = len(data.train_labels)
     if config.train_images is not None and config.train_images > images:
@@ -86,6 +86,7 @@ def train(
             f"train: batch_size expected at most the {images} training images, got {config.batch_size}"
         )
     with join_world(config.device) as world, _settings(config), contextlib.ExitStack() as stack:
+        world.expect_alike({**config.to_dict(), "data": data.source})
         config.expect_processes(world.size)
         environment = {"data": data.source, **describe_environment(), "processes": world.size}
         run = RunDirectory(directory, config)
@@ -95,6 +96,7 @@ def train(
         world.wait()
         if not world.leads:
             run.look()
+        world.expect_alike({"out": run.standing()})
         for arm, seed in run.trials:
             if run.epochs_done(arm, seed) < config.epochs:
                 _Trial(config, data, run, world, observer, arm, seed, watcher).train()
