@@ -44,16 +44,20 @@ def cell(values: Iterable[float], form: str) -> str:
 
     Args:
         values: One a seed; those that are not finite (a diverged seed) are left out.
-        form: Format of both numbers.
+        form: Format of both numbers, as long as they are short.
 
     Example:
         >>> cell([0.25, 0.75], ".2f"), cell([0.25, float("nan")], ".2f"), cell([float("nan")], ".2f")
         ('0.50 ± 0.35', '0.25†', 'diverged')
+        >>> cell([5e19], ".2f")
+        '5e+19'
     """
     values = list(values)
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return "diverged" if values else "-"
+    if max(map(abs, finite)) >= 1e9:  # a loss on its way to infinity
+        form = ".3g"
     text = format(statistics.fmean(finite), form)
     if len(finite) > 1:
         text += f" ± {format(statistics.stdev(finite), form)}"
