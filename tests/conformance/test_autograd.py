@@ -51,13 +51,10 @@ def function_and_leaves(activation, training, backend, shape=(4, 2, 3), **option
     return function, leaves
 
 
-# forward mode makes torch compile decompositions of its own by torch.jit.script, of which it warns
-jvp_warns = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 each_activation = pytest.mark.parametrize("activation", ACTIVATIONS)
 each_mode = pytest.mark.parametrize("training", [True, False])
 
 
-@jvp_warns
 @each_backend
 @each_activation
 @each_mode
@@ -81,7 +78,6 @@ def test_gradgradcheck_without_parameters_and_residual(backend, training):
     assert gradgradcheck(lambda input: function(input, None, None, None), leaves[:1])
 
 
-@jvp_warns
 @each_of_ours
 @each_mode
 def test_a_tangent_of_the_gradient_passes_through_backward(backend, training):

@@ -11,7 +11,6 @@ from torch.nn.utils.rnn import pack_sequence
 
 import batchnorm as bn
 from tests.conformance.comparison import NATIVE
-from tests.conformance.test_autograd import jvp_warns
 from tests.conformance.test_family import STATISTICS
 from tests.nn.test_statistics import KINDS, arguments_for
 
@@ -76,7 +75,6 @@ def test_steps_of_a_recurrent_layer():
     check_gradients(output.data, [*sequences, *lstm.parameters()])
 
 
-@jvp_warns
 @pytest.mark.parametrize("backend", ["eager", NATIVE])
 @pytest.mark.parametrize("stats", EVERY_KIND, ids=str)
 def test_a_tangent_of_the_gradient_passes_through_backward(stats, backend):

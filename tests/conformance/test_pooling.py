@@ -13,7 +13,7 @@ from batchnorm import stats
 from batchnorm.ops import batch_norm, eager
 from batchnorm.ops.activations import activation_code
 from tests.conformance.comparison import NATIVE, each_backend, each_of_ours, run
-from tests.conformance.test_autograd import function_and_leaves, jvp_warns
+from tests.conformance.test_autograd import function_and_leaves
 from tests.conformance.test_registration import arguments, compiler_warns, needs_compiler
 from tests.interpreter import INTERPRETED
 from tests.strategies import ACTIVATIONS, DTYPES, Case
@@ -155,7 +155,6 @@ def test_any_number_of_threads_gives_the_same_bits(backend):
         assert all(map(torch.equal, found[0], other))
 
 
-@jvp_warns
 @each_of_ours
 @each_mode
 @pytest.mark.parametrize("residual", [False, True])

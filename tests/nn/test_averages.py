@@ -59,7 +59,6 @@ TRANSFORMS = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch scripts its formulas for jvp
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_a_transform_accumulates_outside_of_itself(transform):
     layer, twin = (bn.BatchNorm1d(1, stats=S.Accumulated(2)) for _ in range(2))

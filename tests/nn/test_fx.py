@@ -110,7 +110,6 @@ def test_a_network_with_our_layers_is_quantized():
     torch.testing.assert_close(quantized(IMAGES), expected, rtol=0.1, atol=0.1)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_torchs_fusion_leaves_our_layers():
     from torch.fx.experimental.optimization import fuse  # warns when it is imported
 

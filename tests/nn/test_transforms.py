@@ -20,7 +20,6 @@ from torch.func import (
 
 import batchnorm as bn
 from tests.conformance.comparison import NATIVE, each_backend, each_of_ours
-from tests.conformance.test_autograd import jvp_warns
 from tests.nn.test_statistics import KINDS, S, arguments_for
 
 # torch.func.linearize traces, and torch warns of its own graph
@@ -52,7 +51,6 @@ HESSIANS = {
 }
 
 
-@jvp_warns
 @pytest.mark.parametrize("transform", [*JACOBIANS, *HESSIANS])
 @pytest.mark.parametrize("mask", [None, MASK], ids=["whole", "masked"])
 @pytest.mark.parametrize("stats", KINDS, ids=str)
@@ -92,7 +90,6 @@ def test_every_backend_moves_its_statistics_outside_of_a_gradient(momentum, back
     torch.testing.assert_close(layer.state_dict(), twin.state_dict())
 
 
-@jvp_warns
 @pytest.mark.parametrize("mask", [None, MASK], ids=["whole", "masked"])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("stats", KINDS, ids=str)
@@ -110,7 +107,6 @@ def test_a_tangent_passes_with_and_without_gradients(stats, training, mask):
         torch.testing.assert_close(moved.state_dict(), layer.state_dict(), rtol=1e-9, atol=1e-9)
 
 
-@jvp_warns
 @linearize_warns
 def test_a_prediction_is_linearized_without_gradients():
     layer, x, v = layers(S.Batch())[0].eval(), batch(), batch().flip(0)
@@ -156,8 +152,8 @@ def test_a_layer_in_training_is_exported_for_any_batch_size(stats, backend):
     torch.testing.assert_close(program.state_dict(), layer.state_dict())
 
 
-# torch warns that it is deprecated, and that the checks of the arguments are not in the trace
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+# torch warns that the checks of the arguments are not in the trace
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @each_of_ours
 @pytest.mark.parametrize("gradients", [True, False])
 @pytest.mark.parametrize("training", [True, False])
@@ -183,7 +179,7 @@ RECORDED = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("gradients", [True, False])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("kind", RECORDED)
@@ -198,7 +194,6 @@ def test_a_trace_of_any_kind_runs_where_this_package_is_not(kind, training, grad
     torch.testing.assert_close(traced(x), twin(x))
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_scripting_is_refused_with_the_way_out():
     model = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 3), torch.nn.BatchNorm2d(3), torch.nn.ReLU())
     expected = model(x := torch.randn(4, 1, 8, 8))

@@ -5,7 +5,6 @@ import dataclasses
 import operator
 import pickle
 import threading
-import warnings
 
 import pytest
 import torch
@@ -17,12 +16,6 @@ import batchnorm as bn
 from batchnorm.surgery import Folded, ScaleShift, fold
 from tests.surgery.folds import Network, assert_folds, settled
 from tests.surgery.networks import snapshot
-
-
-def script(module):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of torch.jit as a whole; it still works
-        return torch.jit.script(module)
 
 
 def images(size=6, batch=2, channels=4):
@@ -612,7 +605,7 @@ def test_batch_norms_of_torchs_own_layers_are_kept():
 
 
 def test_scripted_parts_stay_and_what_is_around_them_folds():
-    part = script(settled(nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))))
+    part = torch.jit.script(settled(nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))))
     model = settled(nn.Sequential(part, *block()))
     x = images()
     expected = model(x)
@@ -822,7 +815,7 @@ def test_other_modules_keep_their_names_and_the_result_copies_pickles_scripts_an
     for copied in (
         copy.deepcopy(folded),
         pickle.loads(pickle.dumps(folded)),
-        script(folded),
+        torch.jit.script(folded),
         torch.fx.symbolic_trace(folded),
         fold(folded)[0],
     ):
@@ -832,7 +825,7 @@ def test_other_modules_keep_their_names_and_the_result_copies_pickles_scripts_an
 def test_a_folded_linear_with_its_guard_scripts_and_traces():
     folded, _ = fold(settled(nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5))))
     x = torch.randn(3, 4, dtype=torch.float64)
-    for other in (script(folded), torch.fx.symbolic_trace(folded)):
+    for other in (torch.jit.script(folded), torch.fx.symbolic_trace(folded)):
         assert torch.equal(other(x), folded(x))
 
 
@@ -882,7 +875,7 @@ def test_models_that_cannot_be_folded_are_refused():
         nn.Sequential(nn.LazyLinear(2)).eval(), r"fold: model expected initialized parameters, got lazy 0"
     )
     refused(block().to("meta").eval(), "tensors with values, got 0.weight on device meta")
-    refused(script(block().eval()), "before scripting, got a ScriptModule")
+    refused(torch.jit.script(block().eval()), "before scripting, got a ScriptModule")
     refused(block().eval(), "fold: tolerance expected a number >= 0, got -1", tolerance=-1)
     model = block().eval()
     model.lock = threading.Lock()

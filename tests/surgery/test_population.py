@@ -720,21 +720,15 @@ def test_a_forward_that_writes_into_its_input_does_not_change_the_data(method):
 # TorchScript
 
 
-def script(module):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of torch.jit as a whole; it still works
-        return torch.jit.script(module)
-
-
 @pytest.mark.parametrize("freeze", [False, True])
 def test_a_scripted_part_predicts_and_is_as_before(freeze):
     torch.manual_seed(0)
     part = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout())
-    scripted = script(part)
+    scripted = torch.jit.script(part)
     if freeze:
         part.eval()
         with warnings.catch_warnings(action="ignore"):
-            scripted = torch.jit.freeze(script(part))
+            scripted = torch.jit.freeze(torch.jit.script(part))
     model = nn.Sequential(scripted, nn.BatchNorm1d(3))
     before, training = snapshot(model[1]), [getattr(m, "training", None) for m in model.modules()]
     state = {name: value.clone() for name, value in model.state_dict().items()}
@@ -751,7 +745,7 @@ def test_a_scripted_part_predicts_and_is_as_before(freeze):
 
 
 def test_a_scripted_batch_norm_is_left_and_listed():
-    model = nn.Sequential(script(nn.Sequential(nn.BatchNorm1d(3))), nn.BatchNorm1d(3))
+    model = nn.Sequential(torch.jit.script(nn.Sequential(nn.BatchNorm1d(3))), nn.BatchNorm1d(3))
     measured = measure(model, Feed(shuffled()), "auto", None, None, False)
     assert (list(measured.statistics), measured.untouched) == (["1"], {"0.0": "scripted"})
 

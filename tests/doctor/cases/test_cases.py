@@ -6,10 +6,7 @@ from tests.doctor.cases.case import all_cases, score
 
 OUTCOMES = {}
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 
 
 @pytest.mark.parametrize("one", all_cases(), ids=lambda one: one.name)
