@@ -28,8 +28,9 @@ def show_run(console):
 
 def show_recalibration(console):
     names = ("stage1.0.norm1", "stage1.0.norm2", f"{LONG}.1", f"{LONG}.2")
-    layers = tuple(LayerChange(name, 192.0, 3, 192, 0, 0.0056, 0.133, 2.16) for name in names)
-    recalibrate._show(console, RecalibrationReport("layerwise", layers, {"2": "frozen"}))
+    layers = [LayerChange(name, 192.0, 3, 192, 0, 0.0056, 0.0, 0.133, 2.16) for name in names]
+    layers[1] = dataclasses.replace(layers[1], unsettled=0.25)
+    recalibrate._show(console, RecalibrationReport("layerwise", tuple(layers), {"2": "frozen"}))
 
 
 def show_bench(console):
@@ -109,6 +110,12 @@ def test_a_file_gets_whole_lines_whatever_columns_says(monkeypatch, capsys, show
     monkeypatch.setenv("COLUMNS", "40")
     show(make_console(False))
     assert capsys.readouterr().out == printed(show, ENDLESS)
+
+
+def test_a_layer_that_did_not_settle_is_said():
+    out = printed(show_recalibration, ENDLESS)
+    assert out.count("not settled") == 1
+    assert "not settled: stage1.0.norm2: the last round moved it by 0.25 sd" in out
 
 
 def test_a_seed_that_diverged_is_left_out_and_said():

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from batchnorm import BatchNorm1d
-from batchnorm.surgery import population, population_statistics
+from batchnorm.surgery import layerwise, population, population_statistics
 from batchnorm.surgery.population import Feed, measure
 from tests.surgery.networks import (
     Images,
@@ -184,6 +184,17 @@ def test_statistics_that_swing_about_their_fixed_point_are_damped():
 @pytest.mark.parametrize("seed", [108, 112, 133])
 def test_steps_that_were_cut_at_first_become_long_again(seed):
     assert_consistent(Returning(seed).double(), drifting(dtype=torch.float64), rtol=1e-5)
+
+
+def test_rounds_that_end_too_soon_say_how_far_they_are_from_the_end(monkeypatch):
+    settled = population_statistics(Returning(108).double(), drifting(dtype=torch.float64))
+    assert all(0 < statistics.unsettled <= 1e-6 for statistics in settled.values())
+    monkeypatch.setattr(layerwise, "MOST_ROUNDS", 12)
+    cut = population_statistics(Returning(108).double(), drifting(dtype=torch.float64))
+    off = max(
+        ((cut[name].mean - end.mean).abs() / end.var.sqrt()).max().item() for name, end in settled.items()
+    )
+    assert 0.1 * off < max(statistics.unsettled for statistics in cut.values()) < 10 * off
 
 
 class Counted:

@@ -135,7 +135,7 @@ def test_the_report_goes_through_json():
     assert loaded["untouched"] == {"4": "not named"}
     assert loaded["layers"][0] | {"mean_shift": 0, "spread_factor": 0} == {
         "name": "1", "count": 64, "batches": 1, "samples": 64, "skipped": 0,
-        "standard_error": None, "mean_shift": 0, "spread_factor": 0,
+        "standard_error": None, "unsettled": 0, "mean_shift": 0, "spread_factor": 0,
     }  # fmt: skip
     assert isinstance(report, RecalibrationReport)
 

@@ -123,5 +123,9 @@ def _show(console: Console, report: "RecalibrationReport") -> None:
     ]
     console.print(f"{report.method}: largest change in any channel, in new standard deviations (sd)")
     print_table(console, titles, rows)
+    for change in report.layers:
+        if change.unsettled > change.standard_error:
+            moved = f"the last round moved it by {change.unsettled:.2g} sd"
+            console.print(f"not settled: {change.name or 'itself'}: {moved}", soft_wrap=True)
     for name, reason in report.untouched.items():
         console.print(f"untouched: {name or 'itself'}: {reason}", soft_wrap=True)

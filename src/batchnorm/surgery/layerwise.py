@@ -3,6 +3,7 @@
 In the end every layer holds the statistics of exactly what it is given when the network predicts.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
@@ -28,8 +29,9 @@ def layer_by_layer(
 
     A pass over the data for each layer, whose forwards stop at that layer. The order is that of the
     calls in a first forward. Layers that are called again after others need statistics that depend on
-    each other: such a group is measured together and again until nothing changes, or it does not settle
-    in 50 rounds. If the forwards do not all make the same calls, all layers are one such group.
+    each other: such a group is measured together and again until nothing changes, the loader turns out
+    noisy, or 50 rounds are over. If the forwards do not all make the same calls, all layers are one such
+    group.
 
     Args:
         model: Borrowed.
@@ -82,7 +84,8 @@ def _measure(
         number += 1
         pools, skipped = pool_inputs(model, feed, watch, tolerance, calls)
         statistics = {name: pool.statistics(name, skipped) for name, pool in pools.items()}
-        change = max((_distance(new, placed.get(name)) for name, new in statistics.items()), default=0.0)
+        changes = {name: _distance(new, placed.get(name)) for name, new in statistics.items()}
+        change = max(changes.values(), default=0.0)
         # Each round settles one layer more; before that many, growth says nothing.
         rounds = number - len(statistics)
         if rounds > 0:
@@ -95,7 +98,8 @@ def _measure(
             placed[name] = mean + step * (new.mean - mean), var + step * (new.var - var)
             put_statistics(watch.layers[name], *placed[name])
         if done:
-            return statistics
+            left = changes if again else dict.fromkeys(changes, 0.0)
+            return {name: dataclasses.replace(new, unsettled=left[name]) for name, new in statistics.items()}
         before = change
 
 

@@ -27,6 +27,8 @@ class LayerStatistics:
         skipped: Batches left out since they held NaN or infinite values.
         standard_error: Of the mean, in standard deviations, in the channel where it is largest; NaN
             for fewer than 2 batches.
+        unsettled: How far the last round over the data still moved a layer whose statistics depend on
+            themselves, in standard deviations or variances, in the channel where it is largest; 0 for others.
     """
 
     mean: Tensor
@@ -36,6 +38,7 @@ class LayerStatistics:
     samples: int
     skipped: int
     standard_error: float
+    unsettled: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -63,8 +63,8 @@ def population_statistics(
             channels at axis 1, and the ``mask`` that it is called with. Scripted layers are left alone.
         loader: Batches; see ``forward_fn``. ``layerwise`` passes over it several times.
         method: ``layerwise``: each layer with those before it already at their population statistics;
-            exact; one pass a layer, up to 50 more where a layer is called again after others: those that do
-            not settle then move on in another recalibration. ``onepass``: each layer normalized with the
+            exact; one pass a layer, up to 50 more where a layer is called again after others; ``unsettled``
+            says how far the last of them moved it. ``onepass``: each layer normalized with the
             statistics of every batch, as in training; for large batches. ``auto``: layerwise up to 10
             layers, and beyond if the batches are too small for one pass.
         layers: Names of layers, or of modules with layers; None for all that are not frozen, see

@@ -31,6 +31,8 @@ class LayerChange:
         skipped: Batches left out since they held NaN or infinite values.
         standard_error: Of the new means, in standard deviations, in the channel where it is largest;
             NaN for fewer than 2 batches.
+        unsettled: How far the last round over the data still moved it, in standard deviations or variances,
+            where it is called again after other layers; 0 where one pass is exact.
         mean_shift: Distance from the old mean to the new one, in new standard deviations, in the channel
             where it is largest; infinite if the old one was not finite.
         spread_factor: Factor between the old standard deviation and the new one, 1 or more, in the channel
@@ -43,6 +45,7 @@ class LayerChange:
     samples: int
     skipped: int
     standard_error: float
+    unsettled: float
     mean_shift: float
     spread_factor: float
 
@@ -139,6 +142,7 @@ def change_of(name: str, layer: BatchNorm, new: LayerStatistics) -> LayerChange:
         new.samples,
         new.skipped,
         new.standard_error,
+        new.unsettled,
         _largest((mean - new.mean).abs() / new_std),
         _largest(torch.maximum(ratio, 1 / ratio)),
     )
