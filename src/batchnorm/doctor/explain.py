@@ -28,7 +28,7 @@ CAUSES = {
     "BN002": "its statistics are not finite, or its variance is 0",
     "BN003": "a few wild values still dominate its statistics",
     "BN005": "its statistics are kept in too low a precision to move",
-    "BN008": "its statistics belong to other weights (averaged, merged, pruned or edited since)",
+    "BN008": "its statistics belong to other weights (averaged, merged, pruned, edited since) or other data",
     "BN009": "its statistics belong to the live weights, not to the averaged ones",
     "BN011": "its momentum keeps nothing but the last batch",
     "BN012": "its statistics still hold much of their initial values",

@@ -19,10 +19,11 @@ class Loan:
 
     Args:
         model: The model.
+        frozen: Modules that its training keeps in prediction mode, where the model's own mode does not tell.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, frozen: Iterable[nn.Module] = ()) -> None:
+        self.model, self._frozen = model, tuple(frozen)
         # A frozen program of TorchScript has no mode.
         self._found = [(m, m.training) for m in model.modules() if hasattr(m, "training")]
 
@@ -39,16 +40,20 @@ class Loan:
         """The modes of training.
 
         A model that was handed over in training mode keeps its modes, frozen layers included. One in
-        prediction mode gets what its own ``train()`` sets.
+        prediction mode gets what its own ``train()`` sets, but for what is frozen.
         """
         if self._found[0][1]:
             self.as_found()
         else:
             self.model.train()
+            for module in self._frozen:
+                module.training = False
 
 
 @contextlib.contextmanager
-def untouched(model: nn.Module, loaders: Iterable[Any] = ()) -> Iterator[Loan]:
+def untouched(
+    model: nn.Module, loaders: Iterable[Any] = (), frozen: Iterable[nn.Module] = ()
+) -> Iterator[Loan]:
     """Lend a model: whatever runs inside, the model is afterwards what it was.
 
     That is parameters, buffers, modes, gradients, attributes such as ``momentum``, and the random
@@ -58,8 +63,9 @@ def untouched(model: nn.Module, loaders: Iterable[Any] = ()) -> Iterator[Loan]:
     Args:
         model: Any.
         loaders: Whose generators are wound back too.
+        frozen: As in `Loan`.
     """
-    loan = Loan(model)
+    loan = Loan(model, frozen)
     with contextlib.ExitStack() as stack:
         stack.callback(_parameters(model))
         stack.callback(_attributes(model))

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from batchnorm.doctor.frozen import stays_frozen
 from batchnorm.doctor.layer import Layer
 from batchnorm.doctor.layers import layers_of_model
 from batchnorm.doctor.settings import Settings
@@ -69,11 +70,13 @@ class Repair:
             ValueError: As `recalibrate` of the surgery.
         """
         assert self.loader is not None
+        frozen = stays_frozen(self.model, layers_of_model(self.model), self.settings.frozen)
+        chosen = choose_layers(self.model).layers.keys() - {layer.name for layer in frozen}
         named = {layer for layer in self.asked if layer is not None}
         return recalibrate(
             self.model,
             self.loader,
-            layers=[*choose_layers(self.model).layers, *named],
+            layers=sorted(chosen | named),
             forward_fn=self.settings.forward_fn,
             device=self.settings.device,
             batches=self.batches,

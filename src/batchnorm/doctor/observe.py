@@ -25,7 +25,8 @@ class Call:
 
     Attributes:
         layer: Its name.
-        forward: Number of the model's own forward within the pass or step, from 0.
+        forward: Number of the forward within the batch or step, from 0: the model's own, or one of its parts
+            that is called by itself.
         shape: Of the input, channels second.
         moments: None for an input that is empty, masked or not ``(N, C, …)``.
         training: Whether it normalized with the batch.
@@ -50,12 +51,13 @@ class Observer:
         layers: Those to watch, by name.
         look: Called before each call with the layer's name and its input; for probes.
         failed: Told of an error of a hook; None to raise it in the model's forward.
+        running: Whether a forward of the model has begun already.
 
     Attributes:
         calls: In the order they happened.
         strangers: Class names of batch-norm layers that normalized with the batch in a forward of the model
             but are not in the module tree, by the line of code that called them.
-        forwards: Forwards of the model so far.
+        forward: Number of the forward that runs, since `begin`.
         inputs: Moments of the first input of each, where that is ``(N, C, …)``.
     """
 
@@ -65,13 +67,19 @@ class Observer:
         layers: Mapping[str, Layer],
         look: Callable[[str, Tensor], None] | None = None,
         failed: Callable[[Exception], None] | None = None,
+        running: bool = False,
     ) -> None:
         self.model, self.layers, self.look, self.failed = model, layers, look, failed
         self.calls: list[Call] = []
         self.strangers: dict[str, str] = {}
-        self.forwards = 0
         self.inputs: list[Moments] = []
-        self._depth = 0  # forwards of the model that are running: one may call itself
+        self._depth = int(running)  # forwards of the model that are running: one may call itself
+        self.begin()
+
+    def begin(self) -> None:
+        """A batch or step begins."""
+        self.forward = 0
+        self._called: set[str] = set()  # in this forward
 
     @contextlib.contextmanager
     def hooked(self) -> Iterator["Observer"]:
@@ -99,10 +107,15 @@ class Observer:
             yield self
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self.forwards += 1
         self._depth += 1
+        if self._called:
+            self._next()
         if args and isinstance(args[0], Tensor) and has_moments(args[0]):
             self.inputs.append(moments(args[0]))
+
+    def _next(self) -> None:
+        self.forward += 1
+        self._called = set()
 
     def _end(self, module: nn.Module, args: object, output: object) -> None:
         self._depth = max(0, self._depth - 1)  # the first may have begun before the hooks were there
@@ -124,18 +137,22 @@ class Observer:
             if not isinstance(input, Tensor):
                 return
             input = channels_first(module, input)
+            backward = torch._C._current_graph_task_id() != -1
+            if self._depth == 0 and not backward and layer.name in self._called:
+                self._next()
+            self._called.add(layer.name)
             # What a mask leaves out would spoil the moments.
             masked = kwargs.get("mask") is not None
             fits = not masked and has_moments(input)
             self.calls.append(
                 Call(
                     layer.name,
-                    max(0, self.forwards - 1),
+                    self.forward,
                     tuple(input.shape),
                     moments(input) if fits else None,
                     learns(module),
                     torch.is_grad_enabled(),
-                    torch._C._current_graph_task_id() != -1,
+                    backward,
                 )
             )
             if self.look is not None and fits:

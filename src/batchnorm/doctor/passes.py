@@ -163,7 +163,8 @@ def run_pass(
     refused: dict[str, tuple[int, ...]] = {}
     with Observer(model, layers, look).hooked() as observer:
         for batch in feed():
-            observer.calls, observer.forwards = [], 0
+            observer.calls = []
+            observer.begin()
             try:
                 forward(model, batch)
             except Exception as error:

@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from batchnorm.doctor.dropout import dropout_rates
 from batchnorm.doctor.exported import ExportedNorm
+from batchnorm.doctor.frozen import stays_frozen
 from batchnorm.doctor.gap import INFO_RATIO, Gap, excess_of, gap_of
 from batchnorm.doctor.graph import Graph, trace
 from batchnorm.doctor.guard import Loan, untouched
@@ -228,7 +229,9 @@ class Patient:
     def lent(self) -> contextlib.AbstractContextManager[Loan]:
         """The model for a while; see `untouched`."""
         assert self.model is not None
-        return untouched(self.model, (self.loader, self.settings.target_loader))
+        frozen = stays_frozen(self.model, self.layers, self.settings.frozen)
+        modules = [layer.module for layer in frozen if layer.module is not None]
+        return untouched(self.model, (self.loader, self.settings.target_loader), modules)
 
     def feed(self, loader: Any) -> Iterator[Any]:
         """The first batches of a loader, moved."""

@@ -9,7 +9,7 @@ from batchnorm.doctor.layer import Layer, plain
 from batchnorm.doctor.passes import Series
 from batchnorm.doctor.patient import Patient
 
-__all__ = ["beyond_one_batch", "unmixed"]
+__all__ = ["beyond_one_batch", "unmixed", "unmixed_layer"]
 
 
 def beyond_one_batch(patient: Patient) -> Gaps:
@@ -33,12 +33,12 @@ def _farthest_batch(layer: Layer, series: Series) -> Gap:
 def unmixed(patient: Patient) -> Gaps:
     """Where each forward of a training step moves the statistics: if only one like the loader's had."""
     return {
-        name: gap_of(_unmixed(patient, name), patient.training.series[name]) or gap
+        name: gap_of(unmixed_layer(patient, name), patient.training.series[name]) or gap
         for name, gap in patient.gaps.items()
     }
 
 
-def _unmixed(patient: Patient, name: str) -> Layer:
+def unmixed_layer(patient: Patient, name: str) -> Layer:
     """The layer with statistics as far from those of the first batch as its own are from those of a step."""
     layer, series = patient.by_name[name], patient.training.series[name]
     step = [call.moments for call in patient.step if call.layer == name and call.training]

@@ -63,7 +63,9 @@ class Settings:
             ``clients`` (federated mean).
         averaged_from: The live model of which this one is the average.
         snapshot: A state dict that was kept to be restored later.
-        frozen: Names of modules that are meant to be frozen.
+        frozen: Names of modules that are meant to be frozen. In a model in prediction mode, whose layers' own
+            modes tell nothing, they are taken as frozen in training, as are layers without gradients beside
+            others with.
         lengths_fn: ``lengths_fn(batch)``: valid lengths ``(N,)`` of padded inputs ``(N, C, L)``.
         independence: Why samples must not see each other: ``private``, ``penalty`` or ``contrastive``.
         transform: What the model runs inside of: ``vmap`` over inputs, ``grad`` (grad or jacrev) or

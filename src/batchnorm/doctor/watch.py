@@ -9,6 +9,7 @@ from typing import Any, NoReturn, Self
 import torch
 from torch import nn
 
+from batchnorm.doctor.compiled import around_forwards, has_compiled_code, is_compiled_in_place
 from batchnorm.doctor.examine import examine
 from batchnorm.doctor.layers import layers_of_model
 from batchnorm.doctor.observe import Call, Observer
@@ -17,6 +18,7 @@ from batchnorm.doctor.patient import Patient, UnavailableError
 from batchnorm.doctor.rule import chosen_rules
 from batchnorm.doctor.settings import Settings, as_one
 from batchnorm.records import Finding, error_line
+from batchnorm.surgery.borrow import uncompiled
 
 __all__ = ["BatchNormWarning", "Watch"]
 
@@ -35,14 +37,16 @@ class Watch:
     BN030, BN032, BN040) are left to `diagnose`. So are those that ask all processes (BN043, BN045), unless
     ``rules`` names them; then every process is to be watched. Between the looks one hook counts forwards.
     Forwards in prediction mode are not looked at. A training is never stopped: if a look fails, a
-    `BatchNormWarning` says so and the hooks are taken off.
+    `BatchNormWarning` says so and the hooks are taken off. Compiled code runs uncompiled during a look, in
+    all threads; a model with such code needs ``optimizer``, else a `BatchNormWarning` says that nothing is
+    watched.
 
     Args:
         model: What is trained.
         every: Training forwards from one look to the next; the first comes after as many. A look makes
             its eight steps a quarter slower, which costs two steps.
         optimizer: Of the training, a list if there are several; with it the updates in each step are
-            counted (BN035, BN037, BN038).
+            counted (BN035, BN037, BN038). A step is over when each optimizer has made one.
         rules: Codes to check; None for all that can be checked here.
         ignore: Codes not to check.
         on_finding: Called once for each new fault, its own errors are raised; None for a
@@ -83,20 +87,25 @@ class Watch:
         self._settings = Settings(optimizer=as_one(optimizer), **settings)
         self._on_finding = _warn if on_finding is None else on_finding
         self._open = contextlib.ExitStack()
-        self._looking = contextlib.ExitStack()
+        self._looking, self._eager = contextlib.ExitStack(), contextlib.ExitStack()
         self._observer: Observer | None = None
         self._batches: list[tuple[Call, ...]] = []
+        given = optimizer if isinstance(optimizer, list | tuple) else [optimizer]
+        self._optimizers = {one for one in given if isinstance(one, torch.optim.Optimizer)}
+        self._stepping: set[torch.optim.Optimizer] = set()  # those that made theirs of the step that runs
         self._step: list[Call] = []
         self._whole_step: tuple[Call, ...] = ()
         self._forwards = 0
 
     def __enter__(self) -> Self:
         """Begin to count."""
-        self._open.callback(self.model.register_forward_pre_hook(self._before, prepend=True).remove)
-        self._open.callback(self.model.register_forward_hook(self._after).remove)
-        for optimizer in self.optimizer if isinstance(self.optimizer, list | tuple) else [self.optimizer]:
-            if isinstance(optimizer, torch.optim.Optimizer):
-                self._open.callback(optimizer.register_step_post_hook(self._stepped).remove)
+        if self.optimizer is None and has_compiled_code(self.model):
+            needed = "optimizer expected, to see where a step of compiled code ends"
+            warnings.warn(f"Watch: {needed}, got none: not watching", BatchNormWarning, stacklevel=2)
+            return self
+        self._open.enter_context(around_forwards(self.model, self._before, self._after))
+        for optimizer in self._optimizers:
+            self._open.callback(optimizer.register_step_post_hook(self._stepped).remove)
         return self
 
     def __exit__(
@@ -104,6 +113,7 @@ class Watch:
     ) -> None:
         """Leave no trace."""
         self._stop()
+        self._eager.close()
         self._open.close()
 
     def _before(self, module: nn.Module, args: Any) -> None:
@@ -112,8 +122,12 @@ class Watch:
         self._forwards += 1
         if self._observer is None and self._forwards % self.every == 0:
             try:
+                self._eager.close()
+                if self.optimizer is not None:
+                    self._eager.enter_context(uncompiled())
                 layers = {layer.name: layer for layer in layers_of_model(self.model)}
-                observer = Observer(self.model, layers, failed=self._give_up)
+                running = not is_compiled_in_place(self.model)  # else this comes before its hooks
+                observer = Observer(self.model, layers, failed=self._give_up, running=running)
                 self._observer = self._looking.enter_context(observer.hooked())
             except Exception as error:
                 self._give_up(error)
@@ -129,12 +143,18 @@ class Watch:
         if len(self._batches) >= ENOUGH:
             self._judge()
 
-    def _stepped(self, *_: Any) -> None:
+    def _stepped(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if self._observer is None:
+            # Not before: compiled code would spoil what an uncompiled forward kept for its backward.
+            self._eager.close()
+        self._stepping.add(optimizer)
+        if self._stepping < self._optimizers:  # a generator's and a discriminator's, in turn
+            return
+        self._stepping = set()
         if self._observer is not None:
-            step = (*self._step, *self._observer.calls)  # with what the backward called
-            self._whole_step = step or self._whole_step  # of several optimizers only the first has calls
+            self._whole_step = (*self._step, *self._observer.calls)  # with what the backward called
             self._observer.calls, self._step = [], []
-            self._observer.forwards = 0
+            self._observer.begin()
 
     def _judge(self) -> None:
         try:
@@ -162,6 +182,7 @@ class Watch:
 
     def _give_up(self, error: Exception) -> None:
         self._stop()
+        self._eager.close()
         self._open.close()
         text = f"Watch: stopped looking: {error_line(error)}"
         warnings.warn(text, BatchNormWarning, stacklevel=2)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from batchnorm.surgery.layers import BatchNorm
 from batchnorm.surgery.pool import LayerStatistics
 
-__all__ = ["borrowed", "swapped_statistics"]
+__all__ = ["borrowed", "swapped_statistics", "uncompiled"]
 
 
 class _Uncompiled:
@@ -40,13 +40,18 @@ class _Uncompiled:
 _UNCOMPILED = _Uncompiled()
 
 
+def uncompiled() -> contextlib.AbstractContextManager[None]:
+    """Run compiled code uncompiled while inside, in all threads, since it may ignore hooks."""
+    # otherwise nothing is compiled, and importing it takes seconds
+    return _UNCOMPILED if "torch._dynamo" in sys.modules else contextlib.nullcontext()
+
+
 @contextlib.contextmanager
 def borrowed(model: nn.Module) -> Iterator[None]:
     """Lend a model in prediction mode, with copies of all its buffers and without gradients.
 
     On leaving, the mode of every module, the buffers and torch's random state are those of before; so a
-    training goes on with the numbers it would have had. Compiled modules run uncompiled meanwhile,
-    since compiled code may ignore hooks.
+    training goes on with the numbers it would have had. Compiled modules run uncompiled meanwhile.
 
     Args:
         model: Any.
@@ -59,8 +64,7 @@ def borrowed(model: nn.Module) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.random.fork_rng(devices=_cuda_devices(model)))
-        if "torch._dynamo" in sys.modules:  # otherwise nothing is compiled, and importing it takes seconds
-            stack.enter_context(_UNCOMPILED)
+        stack.enter_context(uncompiled())
         try:
             for module, _ in modes:
                 module.training = False

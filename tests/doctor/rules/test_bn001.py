@@ -3,7 +3,7 @@ from torch import nn
 
 from batchnorm.doctor import diagnose
 from batchnorm.nn import BatchNormLSTM
-from tests.doctor.networks import Auxiliary, batches, trained
+from tests.doctor.networks import Auxiliary, batches, norms, trained
 from tests.doctor.rules.mending import mend
 
 
@@ -113,3 +113,36 @@ def test_fires_on_a_layer_whose_bias_moved():
     model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1))
     nn.init.normal_(model[0].bias)
     assert diagnose(model).codes == ("BN001",)
+
+
+class Distilled(nn.Module):
+    """A student and a teacher whose weights follow it, but whose buffers were left behind."""
+
+    def __init__(self):
+        super().__init__()
+        self.student, self.teacher = trained(), trained().requires_grad_(False)
+        for norm in norms(self.teacher):
+            norm.reset_running_stats()
+
+    def forward(self, x):
+        with torch.no_grad():
+            taught = self.teacher(x)
+        return self.student(x), taught
+
+
+def test_fires_on_an_average_whose_buffers_were_left_behind(whole):
+    model = Distilled()
+    model.teacher.eval()
+    report = diagnose(model, batches())
+    assert report.codes == ("BN001",)
+    whole(report)
+
+
+def test_mending_an_average_measures_it_where_it_stands():
+    model = Distilled()
+    model.teacher.eval()
+    mended, done = diagnose(model, batches()).fix(model, consent=("BN001",))
+    assert done.remaining == ()
+    assert not any(norm.training for norm in norms(mended.teacher))
+    x, y = batches()[0]
+    assert (mended.teacher.eval()(x).argmax(1) == y).float().mean() > 0.9

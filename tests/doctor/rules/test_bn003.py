@@ -66,3 +66,42 @@ def test_mending_forgets_the_outlier():
     model = outlier()
     mend(model, diagnose(model, batches()), "BN003", batches())
     assert diagnose(model, batches()).findings == ()
+
+
+def two_kinds(model, batch):
+    """A step as a discriminator's: real images, then generated ones, which are far louder."""
+    x, y = batch
+    for kind in (x, 8 * x):
+        nn.functional.cross_entropy(model(kind), y).backward()
+
+
+def of_two_kinds():
+    model = trained()
+    with torch.no_grad():
+        for x, _ in batches():
+            model(x), model(8 * x)
+    return model
+
+
+def test_is_explained_by_forwards_of_another_kind_in_each_step():
+    report = diagnose(of_two_kinds(), batches(), step_fn=two_kinds)
+    assert "BN037" in report.codes
+    assert "BN038" in report.codes
+    assert "BN003" not in report.codes
+    assert "BN003" in [finding.code for finding in report.withdrawn]
+
+
+def test_is_not_explained_by_them_where_a_wild_batch_came_besides():
+    model = of_two_kinds()
+    with torch.no_grad():
+        model(1000 * batches()[0][0])
+    assert "BN003" in diagnose(model, batches(), step_fn=two_kinds).codes
+
+
+def test_a_hint_beside_initial_values_that_weigh_in_stands_without_data():
+    layer = nn.BatchNorm1d(5, momentum=0.01)
+    layer(torch.randn(64, 5, generator=torch.Generator().manual_seed(0)) + 100)
+    layer.running_var[2] = 1e5
+    report = diagnose(nn.Sequential(layer, nn.Linear(5, 1)), rules=["BN003", "BN012"])
+    assert set(report.codes) == {"BN012", "BN003"}
+    assert report.skipped == {}

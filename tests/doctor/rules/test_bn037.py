@@ -4,7 +4,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from batchnorm import BatchNorm1d, BatchNorm2d, stats
-from batchnorm.doctor import diagnose
+from batchnorm.doctor import Watch, diagnose
 from tests.doctor.networks import batches, fresh, rows, train, trained
 from tests.doctor.rules.mending import mend
 
@@ -96,3 +96,82 @@ def test_further_forwards_are_a_persons_to_leave_out():
     assert {one.reason for one in done.mended} == {
         "yours to do: further forwards in prediction mode; or momentum 1 - (1 - m)^(1/2)"
     }
+
+
+class Adversaries(nn.Module):
+    """Generator and discriminator in one module, of which a step calls the parts."""
+
+    def __init__(self):
+        super().__init__()
+        self.generator = nn.Sequential(
+            nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 6)
+        )
+        self.discriminator = nn.Sequential(
+            nn.Linear(6, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1)
+        )
+
+    def forward(self, noise):
+        return self.discriminator(self.generator(noise))
+
+
+def adversarial(model, noise):
+    fake = model.generator(noise).detach()
+    real = torch.randn(len(noise), 6, generator=torch.Generator().manual_seed(0)) + 3
+    (model.discriminator(fake).mean() - model.discriminator(real).mean()).backward()
+    model(noise).mean().backward()
+
+
+def noises():
+    return list(torch.randn(20, 64, 4, generator=torch.Generator().manual_seed(1)))
+
+
+def test_fires_on_parts_that_a_step_calls_by_themselves():
+    torch.manual_seed(0)
+    report = diagnose(Adversaries(), noises(), step_fn=adversarial, rules=["BN037", "BN038"])
+    found = {(f.code, f.layer): f.evidence.get("updates") for f in report.findings}
+    assert found == {
+        ("BN037", "generator.1"): 2.0,
+        ("BN037", "discriminator.1"): 3.0,
+        ("BN038", "discriminator.1"): None,
+    }
+
+
+def test_fires_on_parts_in_a_training_that_is_watched():
+    torch.manual_seed(0)
+    model = Adversaries()
+    optimizers = [torch.optim.SGD(part.parameters(), 1e-3) for part in (model.generator, model.discriminator)]
+    with Watch(
+        model, every=8, optimizer=optimizers, rules=["BN037"], on_finding=lambda finding: None
+    ) as watch:
+        for noise in noises():
+            adversarial(model, noise)
+            for optimizer in optimizers:
+                optimizer.step()
+    updates = {finding.layer: finding.evidence["updates"] for finding in watch.findings}
+    assert updates == {"generator.1": 2.0, "discriminator.1": 3.0}
+
+
+def test_is_silent_on_parts_that_a_step_calls_once():
+    def apart(model, noise):
+        model.discriminator(model.generator(noise)).mean().backward()
+
+    torch.manual_seed(0)
+    assert diagnose(Adversaries(), noises(), step_fn=apart, rules=["BN037"]).findings == ()
+
+
+def test_a_step_is_over_when_each_optimizer_has_made_one():
+    torch.manual_seed(0)
+    model = Adversaries()
+    optimizers = [torch.optim.SGD(part.parameters(), 1e-3) for part in (model.generator, model.discriminator)]
+    critic, real = optimizers[1], torch.randn(64, 6, generator=torch.Generator().manual_seed(0)) + 3
+    with Watch(
+        model, every=8, optimizer=optimizers, rules=["BN037"], on_finding=lambda finding: None
+    ) as watch:
+        for noise in noises():
+            fake = model.generator(noise).detach()
+            (model.discriminator(fake).mean() - model.discriminator(real).mean()).backward()
+            critic.step()
+            model(noise).mean().backward()
+            optimizers[0].step()
+    updates = {finding.layer: finding.evidence["updates"] for finding in watch.findings}
+    assert updates == {"generator.1": 2.0, "discriminator.1": 3.0}

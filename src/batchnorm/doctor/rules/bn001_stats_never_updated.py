@@ -9,7 +9,8 @@ suspicion falls if mean 0 and variance 1 are right, or if prediction does not re
 
 Severity: error; nothing for a model that was never trained.
 
-Fix: measure the statistics on training data.
+Fix: measure the statistics on training data. Where weights are copied or averaged from another network, as
+for a teacher or a target network, copy the buffers with them.
 
 Mistaken for it: a fresh model, also with a weight of 0; a branch that never runs, such as an auxiliary head;
 a converted file with counter 0 and statistics that moved, which is BN006.
@@ -19,6 +20,7 @@ Reports: TE-03, CK-04, CK-09, AP-08, IN-07, IN-08.
 
 from collections.abc import Iterator
 
+from batchnorm.doctor.frozen import without_grad
 from batchnorm.doctor.judge import by_gap
 from batchnorm.doctor.mend import RECALIBRATE, Repair
 from batchnorm.doctor.patient import Patient
@@ -30,6 +32,8 @@ RANK = 3
 FIXES = ("consent",)
 MEASURES = True
 EXPLAINED_BY = ("BN002", "BN007", "BN017", "BN034")
+
+COPIED = "; if its weights are copied or averaged from another network, copy the buffers with them"
 
 
 def check(patient: Patient) -> Iterator[Finding]:
@@ -46,7 +50,7 @@ def check(patient: Patient) -> Iterator[Finding]:
                 layer.name,
                 f"Running mean 0 and variance 1 in every channel, as when the layer was made, but {what}: "
                 "prediction does not normalize as training did.",
-                consent(RECALIBRATE),
+                consent(f"{RECALIBRATE}{COPIED if without_grad(layer) else ''}"),
                 {"count": "absent" if layer.count is None else 0},
                 suspected=True,
             )

@@ -13,7 +13,8 @@ Severity: error with data; info without.
 
 Fix: measure the statistics on training data; clip inputs, or make the layers with ``nonfinite="skip"``.
 
-Mistaken for it: statistics that still lag behind, BN012; sound layers after ReLU with nearly dead channels.
+Mistaken for it: statistics that still lag behind, BN012; forwards of another kind in each step, BN037 and
+BN038; sound layers after ReLU with nearly dead channels.
 
 Reports: TE-08, NF-07.
 """
@@ -24,6 +25,7 @@ from batchnorm.doctor.gap import blown_up
 from batchnorm.doctor.layer import plain
 from batchnorm.doctor.mend import RECALIBRATE, Repair
 from batchnorm.doctor.patient import Patient
+from batchnorm.doctor.remainder import unmixed_layer
 from batchnorm.doctor.rule import consent, found
 from batchnorm.records import Finding
 
@@ -31,7 +33,7 @@ EVIDENCE = "C"
 RANK = 4
 FIXES = ("consent",)
 MEASURES = True
-EXPLAINED_BY = ("BN001", "BN002", "BN007", "BN012", "BN026", "BN034")
+EXPLAINED_BY = ("BN001", "BN002", "BN007", "BN012", "BN026", "BN034", "BN037", "BN038")
 
 HINT = 1e4
 CURE = consent(f"{RECALIBRATE}; clip inputs, or make the layers with nonfinite='skip'")
@@ -70,14 +72,18 @@ def check(patient: Patient) -> Iterator[Finding]:
 
 
 def explained(patient: Patient, finding: Finding, cause: Finding, _: object) -> bool:
-    """By initial values, if without them the variance is right; with momentum 0 nothing passed through."""
-    if cause.code != "BN012":
-        return True
+    """By initial values or by other forwards of a step, if without them the variance is right on data.
+
+    With momentum 0 nothing passed through.
+    """
     assert finding.layer is not None
     layer = patient.by_name[finding.layer]
-    return layer.momentum == 0 or not blown_up(
-        layer.without_initial(), patient.training.series[finding.layer]
-    )
+    if layer.momentum == 0 or cause.code not in ("BN012", "BN037", "BN038"):
+        return True
+    if not patient.has_enough:
+        return False
+    right = layer.without_initial() if cause.code == "BN012" else unmixed_layer(patient, finding.layer)
+    return not blown_up(right, patient.training.series[finding.layer])
 
 
 def mend(repair: Repair, finding: Finding) -> str:

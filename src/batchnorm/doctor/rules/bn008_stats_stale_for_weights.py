@@ -1,7 +1,8 @@
 """The running statistics belong to other weights than the layer has now.
 
-Averaging, merging, pruning or editing weights makes a network whose statistics nobody measured. Many
-layers are off at once, each by an ordinary amount.
+Averaging, merging, pruning or editing weights makes a network whose statistics nobody measured; with momentum
+None the mean of a whole training holds weights of long ago. Many layers are off at once, each by an ordinary
+amount.
 
 Found by: half of the layers or more have a gap of 4 times what sampling explains, all layers together 0.35
 standard deviations beyond it, and no earlier cause was found. Without data, if the live model is given as
@@ -12,7 +13,8 @@ Severity: warn from a ratio of 4, error from 8.
 Fix: measure the statistics on training data, with the final weights.
 
 Mistaken for it: a key encoder that always runs in training mode, whose statistics prediction never reads;
-frozen pretrained statistics on new data, which is BN030.
+frozen pretrained statistics on new data, which is BN030; data that are not those of the training, as real
+images alone for a discriminator that also saw generated ones.
 
 Reports: TE-10, EM-01, EM-02, EM-06, EM-07, EM-08, EM-09, EM-12, AP-02; trap EM-05.
 """
@@ -59,8 +61,9 @@ def check(patient: Patient) -> Iterator[Finding]:
             yield found(
                 _severity(ratios),
                 None,
-                f"{len(ratios)} of {len(patient.gaps)} layers hold statistics that do not fit their weights: "
-                "they were measured with other weights (averaged, merged, pruned or edited since).",
+                f"{len(ratios)} of {len(patient.gaps)} layers hold statistics that do not fit: they were "
+                "measured with other weights (averaged, merged, pruned or edited since; or long ago, where "
+                "momentum is small or None), or on other data than these.",
                 consent(RECALIBRATE),
                 {"layers": float(len(ratios)), "gap_ratio": _middle(ratios)},
             )

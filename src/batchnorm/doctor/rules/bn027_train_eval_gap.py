@@ -9,8 +9,9 @@ if the gaps of all layers together, beyond what sampling explains, reach 0.35.
 Fix: measure the statistics on training data.
 
 Mistaken for it: a large learning rate, whose weights ran ahead of the statistics by a few steps, which
-gives ratios of 10 and costs nothing; data that are not the training data; another batch size than in
-training, which raises the ratio to 1.5; a handful of values per channel.
+gives ratios of 10 and costs nothing; data that are not the training data; a part that training kept frozen,
+if neither gradients nor ``frozen`` tell and the model is handed over in prediction mode; another batch size
+than in training, which raises the ratio to 1.5; a handful of values per channel.
 
 Reports: TE-01, TE-02, TE-08, FR-07, EM-11; trap VA-02.
 """
@@ -39,7 +40,8 @@ def check(patient: Patient) -> Iterator[Finding]:
     for name, gap in patient.gaps.items():
         severity = gravity(patient, gap)
         if severity is not None:
-            harm = "" if patient.excess >= HARMFUL else ", too little to cost much accuracy"
+            bar = f", below the bar of {HARMFUL}: a recalibrated copy tells what accuracy that costs"
+            harm = "" if patient.excess >= HARMFUL else bar
             yield found(
                 severity,
                 name,

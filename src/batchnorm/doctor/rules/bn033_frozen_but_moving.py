@@ -12,18 +12,18 @@ Fix: convert it to a layer with fixed statistics, which survives ``train()``, or
 after every ``train()``.
 
 Mistaken for it: libraries that train batch norm in a frozen body on purpose, where weight and bias need
-gradients; adaptation of statistics alone.
+gradients; adaptation of statistics alone; a momentum encoder or mean teacher, whose weights follow another
+network's: fixed statistics would soon be those of other weights.
 
 Reports: MO-03, FR-01, FR-02, FR-04, FR-07, FR-08, CK-09, SY-10; trap FR-09.
 """
 
 from collections.abc import Iterator
 
-from batchnorm.doctor.layer import Layer
+from batchnorm.doctor.frozen import named, without_grad
 from batchnorm.doctor.mend import Repair
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import consent, found
-from batchnorm.doctor.settings import belongs
 from batchnorm.nn.statistics import Frozen
 from batchnorm.records import Finding
 from batchnorm.surgery import convert
@@ -35,11 +35,12 @@ FIXES = ("consent",)
 
 def check(patient: Patient) -> Iterator[Finding]:
     """Who is called frozen, and its mode."""
+    frozen = patient.settings.frozen
     tracked = [layer for layer in patient.layers if layer.normalizes_batches and layer.tracks]
-    moving = [layer for layer in tracked if layer.training and (named(patient, layer) or without_grad(layer))]
+    moving = [layer for layer in tracked if layer.training and (named(layer, frozen) or without_grad(layer))]
     whole = len(moving) > 1 and len(moving) == len(tracked)
     for layer in moving:
-        why = "is named as frozen" if named(patient, layer) else "has a frozen weight and bias"
+        why = "is named as frozen" if named(layer, frozen) else "has a frozen weight and bias"
         yield found(
             "error" if whole else "warn",
             layer.name,
@@ -47,7 +48,8 @@ def check(patient: Patient) -> Iterator[Finding]:
             "its running statistics.",
             consent(
                 "batchnorm.convert(layer, stats=Frozen()), which survives train(), or layer.eval() after "
-                "every model.train(); requires_grad=False does not freeze statistics"
+                "every model.train(), as requires_grad=False freezes no statistics; leave a mean teacher or "
+                "momentum encoder as it is, since its weights move"
             ),
             {"momentum": "none" if layer.momentum is None else layer.momentum},
         )
@@ -61,15 +63,3 @@ def mend(repair: Repair, finding: Finding) -> str:
         return "its statistics are fixed now, whatever train() says"
     layer.eval()
     return "in prediction mode now; call eval() on it again after each train()"
-
-
-def named(patient: Patient, layer: Layer) -> bool:
-    """Whether the user calls the layer frozen."""
-    return belongs(layer.name, patient.settings.frozen)
-
-
-def without_grad(layer: Layer) -> bool:
-    """Whether weight and bias exist and need no gradient."""
-    assert layer.module is not None
-    parameters = list(layer.module.parameters(recurse=False))
-    return bool(parameters) and not any(p.requires_grad for p in parameters)

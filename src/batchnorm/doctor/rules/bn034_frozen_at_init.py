@@ -9,13 +9,16 @@ Severity: error.
 
 Fix: load pretrained statistics, or let it train.
 
-Mistaken for it: architectures with a fixed affine layer by design, whose classes are frozen ones.
+Mistaken for it: architectures with a fixed affine layer by design, whose classes are frozen ones; a copy or
+an average of trained weights whose buffers were left behind, which is BN001: its weights moved without
+gradients.
 
 Reports: FR-06.
 """
 
 from collections.abc import Iterator
 
+from batchnorm.doctor.frozen import without_grad
 from batchnorm.doctor.mend import Repair
 from batchnorm.doctor.patient import Patient
 from batchnorm.doctor.rule import consent, found
@@ -33,7 +36,9 @@ def check(patient: Patient) -> Iterator[Finding]:
         return
     for layer in patient.layers:
         frozen = layer.kind in ("batch", "sync") and not layer.training
-        if frozen and layer.has_initial_statistics() and not layer.count:
+        # Weights that moved without gradients were trained elsewhere; their statistics did not come along.
+        elsewhere = layer.was_trained() and without_grad(layer)
+        if frozen and not elsewhere and layer.has_initial_statistics() and not layer.count:
             yield found(
                 "error",
                 layer.name,

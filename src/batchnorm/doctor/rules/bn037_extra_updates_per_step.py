@@ -5,8 +5,8 @@ backward; attacks, two-step optimizers and auxiliary losses run more forwards. T
 the last batches more closely than momentum says, or mixes in what it should not see.
 
 Found by: counting each layer's calls in a training step, ``step_fn`` or one forward and backward. Calls
-during a backward are recomputation, calls in further forwards of the model are extra passes. Several
-calls within one forward are BN020.
+during a backward are recomputation, calls in further forwards of the model, or of a part of it that is called
+by itself, are extra passes. Several calls within one forward are BN020.
 
 Severity: warn.
 
@@ -52,7 +52,7 @@ def check(patient: Patient) -> Iterator[Finding]:
         why = (
             f"{again} of them during the backward: the forward is computed again (activation checkpointing)"
             if again
-            else f"in {passes} forwards of the model"
+            else f"in {passes} forwards of the model or its parts"
         )
         yield found(
             "warn",
