@@ -1,5 +1,7 @@
 """What an error looks like, and its exit code."""
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -85,3 +87,62 @@ def test_the_variable_for_debugging_shows_where(tmp_path):
     result = run("report", "nowhere", cwd=tmp_path, BATCHNORM_DEBUG="1")
     assert result.returncode == 1
     assert result.stderr.startswith("Traceback (most recent call last):")
+
+
+def unread(arguments, cwd):
+    """The program whose standard output goes to a pipe that nobody reads any more."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        command = [sys.executable, "-m", "batchnorm", *arguments]
+        return subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=cwd)
+    finally:
+        os.close(writer)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["explain"], ["explain", "BN001"], ["study", "c07", "--dry-run"]]
+)
+def test_output_that_nobody_reads_ends_the_program_quietly(tmp_path, arguments):
+    result = unread(arguments, tmp_path)
+    assert (result.returncode, result.stderr) == (128 + signal.SIGPIPE, "")
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_training_whose_table_nobody_reads_is_kept(tmp_path, more):
+    result = unread([*SMALL, "--arms", "none", "--out", "here", *more], tmp_path)
+    assert (result.returncode, result.stderr) == (128 + signal.SIGPIPE, "")
+    assert (tmp_path / "here" / "summary.json").is_file()
+    assert (tmp_path / "here" / "report.html").is_file()
+
+
+def test_an_interrupt_is_said_in_one_line(tmp_path):
+    code = (
+        "import batchnorm.cli.report as r\n"
+        "def stop(directory): raise KeyboardInterrupt\n"
+        "r.read_run = stop\n"
+        "from batchnorm.cli import main; main()"
+    )
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    command = [sys.executable, "-c", code, "report", "run"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (130, "batchnorm: error: interrupted\n")
+
+
+def test_rules_have_their_words_without_docstrings():
+    assert run("explain", "BN013", PYTHONOPTIMIZE="2").stdout == run("explain", "BN013").stdout != ""
+
+
+def test_a_file_name_in_bytes_is_said_as_text(tmp_path):
+    code = (
+        "import batchnorm.cli.report as r\n"
+        "def fail(directory): raise OSError(28, 'No space left on device', b'here')\n"
+        "r.read_run = fail\n"
+        "from batchnorm.cli import main; main()"
+    )
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    command = [sys.executable, "-c", code, "report", "run"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (2, "batchnorm: error: No space left on device: here\n")

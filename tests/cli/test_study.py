@@ -79,6 +79,10 @@ def test_a_run_gets_its_page(tmp_path):
         (["study", "c77"], "study: names expected all or some of c01-convergence, "),
         (["study", "--profile", "slow"], "study: profile expected quick or full, got 'slow'"),
         (["study", "c07", "--seeds", "0"], "study: seeds expected an integer >= 1, got 0"),
+        (
+            ["study", "c07", "--seeds", "9" * 20],
+            "study: seeds expected at most 1000, got 99999999999999999999",
+        ),
         (["study", "c07", "--jobs", "0"], "study: jobs expected an integer >= 1, got 0"),
         (["study", "c07", "--executor", "abacus"], "study: executor expected one of local, dask, ray, got"),
         (

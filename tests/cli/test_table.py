@@ -118,6 +118,15 @@ def test_a_layer_that_did_not_settle_is_said():
     assert "not settled: stage1.0.norm2: the last round moved it by 0.25 sd" in out
 
 
+def test_parameters_on_their_way_to_infinity_are_short():
+    run = synthetic.run(seeds=(0,), layers={"norm1": 2})
+    huge = tuple(dataclasses.replace(row, weight=row.weight and (0.5, -2.19e28)) for row in run.layers)
+    out = printed(
+        lambda console: table.show(console, dataclasses.replace(run, layers=huge), Path("runs/1"), None), 200
+    )
+    assert "batch norm1 gamma [0.5, -2.19e+28]\n" in out
+
+
 def test_a_seed_that_diverged_is_left_out_and_said():
     out = printed(
         lambda console: table.show(

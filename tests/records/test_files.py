@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from batchnorm.records import append_line, atomic_file, write_atomic
+from batchnorm.records import append_line, atomic_file, remove_unfinished, write_atomic
 
 
 def test_an_exception_leaves_the_old_content_and_nothing_beside_it(tmp_path):
@@ -22,6 +22,23 @@ def test_an_exception_leaves_the_old_content_and_nothing_beside_it(tmp_path):
         break_off()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_what_a_killed_writer_left_can_be_removed_and_nothing_else(tmp_path):
+    path = tmp_path / "a[1].json"
+    kept = [path, tmp_path / ".a[1].json.swp", tmp_path / ".a1.json.abcdefgh", tmp_path / ".a[1].json~"]
+    left = tmp_path / ".a[1].json.abcdefgh"
+    for each in (*kept, left):
+        each.write_text("")
+    now = left.stat().st_mtime
+    remove_unfinished(path, before=now)
+    assert left.exists()
+    remove_unfinished(path, before=now + 1)
+    assert set(tmp_path.iterdir()) == set(kept)
+    left.write_text("")
+    os.utime(left, (now + 1e6, now + 1e6))  # a clock that went back
+    remove_unfinished(path)
+    assert set(tmp_path.iterdir()) == set(kept)
 
 
 def _write_slowly(path):

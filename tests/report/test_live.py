@@ -80,6 +80,14 @@ def test_the_page_has_the_faults(view):
     assert "Found by the doctor during training" in get(view, f"/{view.token}/").read().decode()
 
 
+def test_a_record_that_cannot_be_read_is_said_on_the_page_and_not_in_the_terminal(view, capsys):
+    (view.directory / "metrics.jsonl").write_text("{\n")
+    answer = get(view, f"/{view.token}/")
+    assert answer.status == 500
+    assert "metrics.jsonl expected JSON on line 1" in answer.read().decode()
+    assert capsys.readouterr() == ("", "")
+
+
 def test_two_views_have_two_secrets(tmp_path):
     with LiveView(tmp_path) as one, LiveView(tmp_path) as other:
         assert one.token != other.token

@@ -1,5 +1,6 @@
 """Each chart as SVG and PNG."""
 
+import dataclasses
 import struct
 import xml.etree.ElementTree as ElementTree
 
@@ -7,6 +8,7 @@ import pytest
 
 from batchnorm.report import write_report
 from batchnorm.report.pictures import picture_specs, write_pictures
+from batchnorm.report.vega import vl_convert
 from tests.report import synthetic
 
 NAMES = ("loss", "accuracy", "inputs", "statistics", "affine")
@@ -65,6 +67,16 @@ def test_unusual_runs_have_the_pictures_they_can(tmp_path, run, names):
     paths = write_pictures(run, tmp_path / "charts")
     assert [path.name for path in paths] == [f"{name}.{kind}" for name in names for kind in ("svg", "png")]
     assert all(path.stat().st_size > 2000 for path in paths)
+
+
+def test_an_axis_of_a_network_that_diverges_has_short_numbers():
+    run = synthetic.run(seeds=(0,), epochs=3)
+    epochs = tuple(dataclasses.replace(row, loss=10.0 ** (6 * row.epoch)) for row in run.epochs)
+    svg = vl_convert().vegalite_to_svg(picture_specs(dataclasses.replace(run, epochs=epochs))["loss"])
+    shown = [element.text for element in ElementTree.fromstring(svg).iter() if element.tag.endswith("}text")]
+    assert "1e+18" in shown
+    assert "0" in shown
+    assert max(map(len, shown)) == len("Training loss by epoch")
 
 
 def test_a_deep_network_is_pictured_by_some_layers():

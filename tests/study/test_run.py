@@ -132,6 +132,17 @@ def test_an_unfinished_last_line_is_dropped(tmp_path):
     assert len(lines(path)) == 6
 
 
+def test_what_killed_writers_left_goes_with_the_next_run(tmp_path):
+    left = [tmp_path / "c99-small" / f".{name}.ab_cdef8" for name in ("trials.jsonl", "verdict.json")]
+    left[0].parent.mkdir()
+    for path in left:
+        path.write_text("half")
+    prepare([small.study()], PLAN, tmp_path, dry=True)
+    assert all(path.exists() for path in left)
+    prepare([small.study()], PLAN, tmp_path)
+    assert not any(path.exists() for path in left)
+
+
 def test_killed_and_resumed_it_ends_with_the_same_records(tmp_path):
     code = (
         "from pathlib import Path; from tests.study import small, test_run as t; import sys\n"

@@ -266,6 +266,75 @@ def test_a_config_of_something_else_is_refused_and_left_alone(tmp_path, sample):
     assert os.listdir(tmp_path) == ["config.json"]
 
 
+def contents(directory):
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [
+        (
+            "metrics.jsonl",
+            "expected the rows up to checkpoint.safetensors, got none of arm none, seed 0, epoch 1",
+        ),
+        (
+            "layers.jsonl",
+            "expected the rows up to checkpoint.safetensors, got none of arm none, seed 0, epoch 0",
+        ),
+        ("checkpoint.safetensors", "expected the state after 2 epochs of metrics.jsonl, got none"),
+        ("environment.json", "expected a JSON object, got .* No such file or directory"),
+    ],
+)
+def test_resuming_a_run_that_lost_a_file_is_refused_and_the_others_stay(tmp_path, sample, lost, message):
+    config = dataclasses.replace(SMALL, arms=("none",))
+    train(config, sample, tmp_path, Silent())
+    (tmp_path / lost).unlink()
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=f"{lost} {message}"):
+        train(config, sample, tmp_path, Silent(), resume=True)
+    assert contents(tmp_path) == before
+
+
+def test_resuming_a_run_that_lost_its_last_row_is_refused(tmp_path, sample):
+    config = dataclasses.replace(SMALL, arms=("none",))
+    train(config, sample, tmp_path, Silent())
+    first, _ = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "metrics.jsonl").write_text(first)
+    with pytest.raises(ValueError, match="got none of arm none, seed 0, epoch 2"):
+        train(config, sample, tmp_path, Silent(), resume=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpoint.safetensors", "metrics.jsonl", "report.html", "weights", "charts"]
+)
+def test_what_stands_in_the_place_of_a_file_or_directory_is_named(tmp_path, sample, name):
+    config = dataclasses.replace(SMALL, arms=("none",), epochs=1)
+    with pytest.raises(RuntimeError, match="no memory"):
+        train(config, sample, tmp_path, Fails())
+    directory = "." not in name
+    for path in tmp_path.glob(name):
+        path.unlink()
+    (tmp_path / name).write_text("") if directory else (tmp_path / name).mkdir()
+    words = "directory, got a file" if directory else "file, got a directory"
+    with pytest.raises(ValueError, match=f"train: .*/{name} expected a {words}"):
+        train(config, sample, tmp_path, Silent(), resume=True)
+
+
+def test_what_killed_writers_left_goes_when_the_run_is_taken_up(tmp_path, sample):
+    config = dataclasses.replace(SMALL, arms=("none",))
+    with pytest.raises(KeyboardInterrupt):
+        train(config, sample, tmp_path, StopAfter(1))
+    (tmp_path / "weights").mkdir()
+    for name in ("checkpoint.safetensors", "summary.json", "weights/none-0.safetensors"):
+        path = tmp_path / name
+        (path.parent / f".{path.name}.ab_cdef8").write_bytes(b"half")
+    for mine in (".config.json.swp", ".notes.ab_cdef8"):
+        (tmp_path / mine).write_text("mine")
+    train(config, sample, tmp_path, Silent(), resume=True)
+    hidden = {path.name for path in tmp_path.rglob(".*")}
+    assert hidden == {".config.json.swp", ".notes.ab_cdef8"}
+
+
 class Fails(Silent):
     def trial(self, *_):
         raise RuntimeError("no memory")

@@ -1,7 +1,7 @@
 """The program ``batchnorm``: its commands, and what an error looks like.
 
 Exit codes: 0 clean, 1 findings, 2 misuse, unreadable input or an optional package that is absent, 3 a fault
-of ours, 130 interrupted. docs/environment.md says more.
+of ours, 130 interrupted, 141 left by the reader of the output. docs/environment.md says more.
 """
 
 import io
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 # Typer carries click or, in later versions, a copy of it; this is that one's UsageError.
 _UsageError: Any = typer.BadParameter.__mro__[1]
+_INTERRUPTED = 130
 
 
 def _print_version(wanted: bool) -> None:
@@ -67,18 +68,37 @@ def main() -> NoReturn:
     if os.environ.get("BATCHNORM_DEBUG"):
         sys.exit(app(arguments, standalone_mode=False) or 0)
     try:
-        sys.exit(app(arguments, standalone_mode=False) or 0)
+        code = app(arguments, standalone_mode=False) or 0
+        print(end="", flush=True)  # better now than at the interpreter's end
+    except SystemExit as stop:
+        # Typer and rich turn it into exit code 1, which has another meaning here.
+        if not isinstance(stop.__context__, BrokenPipeError):
+            raise
+        _leave()
+    except BrokenPipeError:
+        _leave()
     except _UsageError as error:
         _fail(error.format_message(), 2)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted", 130)
+        code = _INTERRUPTED
     except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
+        where = f": {os.fsdecode(error.filename)}" if error.filename else ""
         _fail(f"{error.strerror or error}{where}", 2)
     except (ValueError, RuntimeError, FloatingPointError, NotInstalledError) as error:
         _fail(str(error), 2)
     except Exception as error:
         _fail(f"{type(error).__name__}: {error} (a fault of ours; BATCHNORM_DEBUG=1 shows where)", 3)
+    if code == _INTERRUPTED:  # so Typer says it too
+        _fail("interrupted", code)
+    sys.exit(code)
+
+
+def _leave() -> NoReturn:
+    """End as a program does that SIGPIPE kills: quietly, and the shell sees 128 + 13."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):  # what is still in a buffer would be written at the end
+        os.dup2(nowhere, descriptor)
+    sys.exit(141)
 
 
 def _fail(message: str, code: int) -> NoReturn:

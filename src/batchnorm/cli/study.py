@@ -15,6 +15,7 @@ from rich.text import Text
 
 from batchnorm.cli.progress import make_console, warn
 from batchnorm.cli.table import SAMPLE, print_table
+from batchnorm.cli.train import MOST_SEEDS
 from batchnorm.records import TrialRecord, VerdictRecord, read_object, write_atomic
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ def command(
     count = seeds if seeds is not None else {"quick": 3, "full": 5}[profile]
     if count < 1:
         raise ValueError(f"study: seeds expected an integer >= 1, got {count}")
+    if count > MOST_SEEDS:
+        raise ValueError(f"study: seeds expected at most {MOST_SEEDS}, got {count}")
     studies = choose_studies(names or ["all"])
     at_a_time = jobs if jobs is not None else os.cpu_count() or 1
     check_workers(at_a_time, executor, dry=dry_run)

@@ -109,5 +109,6 @@ def _first_layers(run: RunRecord) -> list[LayerRecord]:
 
 
 def _vector(values: tuple[float, ...]) -> str:
-    shown = ", ".join(f"{value:.4f}" for value in values[:16])
+    form = tables.short(".4f", values)
+    shown = ", ".join(format(value, form) for value in values[:16])
     return f"[{shown}{', …' if len(values) > 16 else ''}]"

@@ -46,7 +46,12 @@ def command(
     epochs: Annotated[int, Setting(help="Passes over the training set.")] = 10,
     batch_size: Annotated[int, Setting(help="Images per step.")] = 256,
     drop_last: Annotated[
-        bool, Setting("--drop-last/--keep-last", help="Leave out an epoch's last batch if it is smaller.")
+        bool,
+        Setting(
+            "--drop-last/--keep-last",
+            help="Leave out an epoch's last batch if it is smaller, or only if it lacks two images per "
+            "micro-batch and process.",
+        ),
     ] = True,
     lr: Annotated[float, Setting(help="Learning rate.")] = 1.0,
     optimizer: Annotated[str, Setting(help="sgd or adam.")] = "sgd",

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from batchnorm.data.files import ChecksumError, DataFile, decode, read
-from batchnorm.records.files import write_atomic
+from batchnorm.records import remove_unfinished, write_atomic
 
 __all__ = ["MIRRORS", "DataWarning", "fetch"]
 
@@ -94,10 +94,7 @@ def _get(address: str, progress: bool) -> bytes:
 def _keep(cache: Path, name: str, content: bytes, notify: Callable[[DataWarning], object]) -> bool:
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        for unfinished in cache.glob(f".{name}.*"):  # left by a kill in the midst of write_atomic
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - unfinished.stat().st_mtime > WRITTEN_SECONDS:
-                    unfinished.unlink()
+        remove_unfinished(cache / name, before=time.time() - WRITTEN_SECONDS)
         write_atomic(cache / name, content)
     except OSError as error:
         notify(

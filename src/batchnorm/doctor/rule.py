@@ -19,8 +19,10 @@ The module has
   are `advice`.
 """
 
+import ast
 import dataclasses
 import importlib
+import inspect
 import pkgutil
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -175,13 +177,15 @@ def chosen_rules(only: Iterable[str] | None, ignore: Iterable[str]) -> dict[str,
 
 def _read(module: ModuleType) -> Rule:
     code, name = module.__name__.rsplit(".", 1)[1].split("_", 1)
-    assert module.__doc__ is not None
+    # python -OO leaves docstrings out, and this one is data
+    words = module.__doc__ or ast.get_docstring(ast.parse(inspect.getsource(module)))
+    assert words is not None
     return Rule(
         code.upper(),
         name.replace("_", "-"),
         module.EVIDENCE,
         getattr(module, "RANK", LAST),
         getattr(module, "EXPLAINED_BY", ()),
-        module.__doc__.strip(),
+        words.strip(),
         module,
     )

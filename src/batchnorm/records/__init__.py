@@ -3,7 +3,14 @@
 from batchnorm.records.bench import BenchRecord, BenchSummary, summarize
 from batchnorm.records.error_line import error_line
 from batchnorm.records.faults import FaultRecord, append_fault, read_faults
-from batchnorm.records.files import append_line, atomic_file, read_object, read_records, write_atomic
+from batchnorm.records.files import (
+    append_line,
+    atomic_file,
+    read_object,
+    read_records,
+    remove_unfinished,
+    write_atomic,
+)
 from batchnorm.records.finding import SEVERITIES, Finding, Fix
 from batchnorm.records.optional import NotInstalledError, import_optional
 from batchnorm.records.run import QUANTILE_LEVELS, EpochRecord, LayerRecord, RunRecord, read_run
@@ -44,6 +51,7 @@ __all__ = [
     "read_records",
     "read_run",
     "read_verdicts",
+    "remove_unfinished",
     "some_of",
     "summarize",
     "write_atomic",

@@ -1,7 +1,9 @@
 """Files that are whole or absent, never half-written."""
 
 import contextlib
+import glob
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -10,7 +12,7 @@ from typing import IO, Any, TypeVar
 
 from batchnorm.records.record import Record
 
-__all__ = ["append_line", "atomic_file", "read_object", "read_records", "write_atomic"]
+__all__ = ["append_line", "atomic_file", "read_object", "read_records", "remove_unfinished", "write_atomic"]
 
 R = TypeVar("R", bound=Record)
 
@@ -68,6 +70,20 @@ def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> None:
     """
     with atomic_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def remove_unfinished(path: Path, before: float = math.inf) -> None:
+    """Remove what writers of a file left behind who were killed.
+
+    Args:
+        path: The file, as given to `atomic_file`.
+        before: Leave alone what was written after this time, in seconds since the epoch. Who gives none
+            knows that nobody writes now.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}"):  # mkstemp's eight characters
+        with contextlib.suppress(FileNotFoundError):
+            if left.stat().st_mtime < before:
+                left.unlink()
 
 
 def append_line(path: str | os.PathLike[str], line: str) -> None:

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 
-from batchnorm.records import read_faults, read_run
+from batchnorm.records import error_line, read_faults, read_run
 from batchnorm.report.page import render_page
 from batchnorm.report.parts import part
 from batchnorm.report.vega import browser_bundle
@@ -122,6 +122,8 @@ class LiveView:
                     self._send(NOT_YET.encode(), "text/html; charset=utf-8", HTTPStatus.SERVICE_UNAVAILABLE)
                 except ConnectionError:
                     pass  # the page was closed
+                except (OSError, ValueError) as error:  # a record is damaged
+                    self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, explain=error_line(error))
 
             def _answer(self) -> None:
                 if not self._may_see():

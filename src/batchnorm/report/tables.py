@@ -10,6 +10,7 @@ from typing import Any
 
 from batchnorm.records import EpochRecord, FaultRecord, RunRecord
 from batchnorm.report.legend import arm_key
+from batchnorm.report.theme import HUGE
 
 __all__ = [
     "ARM_WORDS",
@@ -19,6 +20,7 @@ __all__ = [
     "results_table",
     "seeds_table",
     "settings_table",
+    "short",
     "table",
 ]
 
@@ -56,12 +58,16 @@ def cell(values: Iterable[float], form: str) -> str:
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return "diverged" if values else "-"
-    if max(map(abs, finite)) >= 1e9:  # a loss on its way to infinity
-        form = ".3g"
+    form = short(form, finite)
     text = format(statistics.fmean(finite), form)
     if len(finite) > 1:
         text += f" ± {format(statistics.stdev(finite), form)}"
     return text + ("†" if len(finite) < len(values) else "")
+
+
+def short(form: str, values: Iterable[float]) -> str:
+    """A format for numbers that may be on their way to infinity: few digits, if one of them is huge."""
+    return ".3g" if any(abs(value) >= HUGE for value in values) else form
 
 
 def results_table(run: RunRecord) -> str:
@@ -71,7 +77,8 @@ def results_table(run: RunRecord) -> str:
         [words, *(cell((getattr(row, name) for row in rows), form) for rows in last.values())]
         for name, words, form in _MEASURES
     ]
-    return table(_results_caption(run), ["", *map(_arm, run.arms)], body, kind="headline")
+    marked = [arm for place, arm in enumerate(last, 1) if any("†" in row[place] for row in body)]
+    return table(_results_caption(run, marked), ["", *map(_arm, run.arms)], body, kind="headline")
 
 
 def seeds_table(run: RunRecord) -> str:
@@ -128,15 +135,13 @@ def settings_table(caption: str, settings: Mapping[str, Any]) -> str:
     return table(escape(caption), ["setting", "value"], body, kind="settings")
 
 
-def _results_caption(run: RunRecord) -> str:
+def _results_caption(run: RunRecord, marked: Iterable[str]) -> str:
     seeds = max((len(run.seeds(arm)) for arm in run.arms), default=0)
     words = "At the last epoch"
     if seeds > 1:
         words += f"; mean ± standard deviation over {seeds} seeds"
-    diverged = {arm: sum(not _finite(row) for row in _last_rows(run, arm)) for arm in run.arms}
-    broken = [
-        f"{escape(arm)}: {count} of {len(run.seeds(arm))} seeds" for arm, count in diverged.items() if count
-    ]
+    diverged = {arm: sum(not _finite(row) for row in _last_rows(run, arm)) for arm in marked}
+    broken = [f"{escape(arm)}: {count} of {len(run.seeds(arm))} seeds" for arm, count in diverged.items()]
     return words + (f". † Without seeds that diverged ({', '.join(broken)})" if broken else "")
 
 

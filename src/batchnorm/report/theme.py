@@ -9,6 +9,7 @@ from typing import Any
 
 __all__ = [
     "COLOURS",
+    "HUGE",
     "Paint",
     "arm_colour",
     "arm_dash",
@@ -20,6 +21,8 @@ __all__ = [
 ]
 
 Paint = Callable[[str], str]
+
+HUGE = 1e9  # on its way to infinity: tables and axes show three digits from here on
 
 # name: (light, dark). The accents are Okabe and Ito's colours, which colour-blind readers tell
 # apart, moved until each has a contrast of at least 4.5 to 1 on its paper. An edge, of a control or
@@ -100,6 +103,9 @@ def vega_config(paint: Paint) -> dict[str, Any]:
             "titleColor": paint("muted"),
             "titleFontSize": 11,
             "titleFontWeight": "normal",
+        },
+        "axisQuantitative": {
+            "labelExpr": f"abs(datum.value) < {HUGE:.0e} ? datum.label : format(datum.value, '.3~g')"
         },
         "axisX": {"grid": False, "labelFlush": False},
         "axisY": {"domain": False},

@@ -5,10 +5,19 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from batchnorm.records import TrialRecord, VerdictRecord, append_line, read_records, write_atomic
+from batchnorm.records import (
+    TrialRecord,
+    VerdictRecord,
+    append_line,
+    read_records,
+    remove_unfinished,
+    write_atomic,
+)
 from batchnorm.train.lock import locked
 
 __all__ = ["StudyDirectory", "only_writer"]
+
+TRIALS, VERDICT = "trials.jsonl", "verdict.json"
 
 
 @contextlib.contextmanager
@@ -54,6 +63,9 @@ class StudyDirectory:
             raise ValueError(
                 f"study: out expected a directory that can be written, got {path} ({error.strerror})"
             ) from error
+        if not dry:
+            for name in (TRIALS, VERDICT):
+                remove_unfinished(path / name)
         rows = list(read_records(self.trials, TrialRecord))
         self.records = {row.key: row for row in rows}
         if rows and not dry:  # drops the unfinished last line of a killed process, not to be appended to
@@ -62,7 +74,7 @@ class StudyDirectory:
     @property
     def trials(self) -> Path:
         """File with a `TrialRecord` a line."""
-        return self.path / "trials.jsonl"
+        return self.path / TRIALS
 
     def is_done(self, key: str) -> bool:
         """Whether this trial need not run; one that failed is tried again."""
@@ -77,7 +89,7 @@ class StudyDirectory:
         """Put the trials in the plan's order, those of other plans behind them, and write the verdict."""
         others = [key for key in self.records if key not in set(keys)]
         self._write([self.records[key] for key in (*keys, *others)])
-        write_atomic(self.path / "verdict.json", json.dumps(verdict.to_dict(), indent=1) + "\n")
+        write_atomic(self.path / VERDICT, json.dumps(verdict.to_dict(), indent=1) + "\n")
 
     def _write(self, rows: Sequence[TrialRecord]) -> None:
         write_atomic(self.trials, "".join(json.dumps(row.to_dict()) + "\n" for row in rows))

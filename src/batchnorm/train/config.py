@@ -39,8 +39,9 @@ class TrainConfig:
         seeds: Each seed fixes the initial weights and the order of batches, the same in every arm; below 2³².
         epochs: Passes over the training set.
         batch_size: Images per optimizer step, over all processes and micro-batches together.
-        drop_last: Leave out the last batch of an epoch if it is smaller than the others. One such step
-            at the textbook's learning rate costs two points of accuracy; see decision 5.
+        drop_last: Leave out the last batch of an epoch if it is smaller than the others; if False, only one
+            with less than two images per micro-batch and process. One such step at the textbook's
+            learning rate costs two points of accuracy; see decision 5.
         lr: Learning rate of the first step, above 0.
         optimizer: ``sgd`` or ``adam``.
         momentum: Of SGD, 0 to 1.

@@ -23,7 +23,9 @@ from batchnorm.records import (
     append_line,
     read_faults,
     read_object,
+    read_records,
     read_run,
+    remove_unfinished,
     write_atomic,
 )
 from batchnorm.train.checkpoint import Progress, load_checkpoint
@@ -36,11 +38,10 @@ CONFIG, ENVIRONMENT, SUMMARY = "config.json", "environment.json", "summary.json"
 METRICS, LAYERS, FAULTS = "metrics.jsonl", "layers.jsonl", "faults.jsonl"
 CHECKPOINT, WEIGHTS = "checkpoint.safetensors", "weights"
 LOCK = "run.lock"
-# Whoever has one of these in a directory would lose it; the last three are not written here.
-NAMES = (
-    *(CONFIG, ENVIRONMENT, SUMMARY, METRICS, LAYERS, FAULTS, CHECKPOINT, WEIGHTS),
-    *("events", "report.html", "charts"),
-)
+FILES = (CONFIG, ENVIRONMENT, SUMMARY, METRICS, LAYERS, FAULTS, CHECKPOINT)
+DIRECTORIES = (WEIGHTS, "events", "charts")
+# Whoever has one of these in a directory would lose it; report, charts and events are not written here.
+NAMES = (*FILES, "report.html", *DIRECTORIES)
 
 
 def has_run(path: Path) -> bool:
@@ -72,8 +73,9 @@ class RunDirectory:
             resume: Go on with the run that is there, if there is one.
 
         Raises:
-            ValueError: If the directory has other files, another run, or one with other settings, images
-                or number of processes; if another process writes it, or it cannot be written.
+            ValueError: If the directory has other files, another run, one with other settings, images or
+                number of processes, or one that lacks what it had recorded; if another process writes it,
+                or it cannot be written.
         """
         with contextlib.ExitStack() as stack:
             try:
@@ -90,6 +92,7 @@ class RunDirectory:
                     f"train: out expected a directory that can be written, got {self.path} ({error.strerror})"
                 ) from error
             self._expect_room(resume)  # another process may have come and gone before we held the lock
+            self._sweep()
             self.look()
             if self.progress is None:
                 self._begin(environment)
@@ -163,6 +166,10 @@ class RunDirectory:
         found = [name for name in NAMES if (self.path / name).exists()]
         if not found:
             return
+        for name in found:
+            expected, got = ("directory", "file") if name in DIRECTORIES else ("file", "directory")
+            if (self.path / name).is_dir() != (expected == "directory"):
+                raise ValueError(f"train: {self.path / name} expected a {expected}, got a {got}")
         theirs = read_object(self.path / CONFIG) if CONFIG in found else {}
         ours = self.config.to_dict()
         if theirs and resume:
@@ -176,7 +183,17 @@ class RunDirectory:
                 f"train: out expected a new directory{hint}, got {self.path} with {', '.join(found)}"
             )
 
+    def _sweep(self) -> None:
+        """Remove what writers that were killed left; we hold the lock, so that nobody writes now."""
+        for path in (*(self.path / name for name in FILES), *(self.weights(*trial) for trial in self.trials)):
+            remove_unfinished(path)
+
     def _begin(self, environment: dict[str, Any]) -> None:
+        epochs = len(list(read_records(self.path / METRICS, EpochRecord)))
+        if epochs > 1:  # a kill before the first checkpoint leaves one
+            raise ValueError(
+                f"train: {self.checkpoint} expected the state after {epochs} epochs of {METRICS}, got none"
+            )
         for name in (METRICS, LAYERS, FAULTS):
             (self.path / name).unlink(missing_ok=True)
         # The config comes first: by it a start that was killed is known as ours.
@@ -184,16 +201,30 @@ class RunDirectory:
         write_atomic(self.path / ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
 
     def _take_up(self, environment: dict[str, Any]) -> None:
-        run = self.read()
+        then = read_object(self.path / ENVIRONMENT)
         for name in ("data", "processes"):
-            before, now = run.environment.get(name), environment[name]
+            before, now = then.get(name), environment[name]
             if before != now:
                 raise ValueError(f"train: {name} expected {before} to resume {self.path}, got {now}")
+        run = self.read()
+        self._expect_rows(METRICS, run.epochs, first=1)
+        self._expect_rows(LAYERS, run.layers, first=0)
         # Rows beyond the checkpoint go, and lines that were not finished.
         self._write_rows(METRICS, [row for row in run.epochs if self._counts(row)])
         self._write_rows(LAYERS, [row for row in run.layers if self._counts(row)])
         if (self.path / FAULTS).exists():
             self._write_rows(FAULTS, read_faults(self.path))
+
+    def _expect_rows(self, name: str, rows: Iterable[EpochRecord | LayerRecord], *, first: int) -> None:
+        there = {(row.arm, row.seed, row.epoch) for row in rows}
+        for arm, seed in self.trials:
+            done = self.epochs_done(arm, seed)
+            for epoch in range(first, done + 1) if done else ():
+                if (arm, seed, epoch) not in there:
+                    raise ValueError(
+                        f"train: {self.path / name} expected the rows up to {CHECKPOINT}, "
+                        f"got none of arm {arm}, seed {seed}, epoch {epoch}"
+                    )
 
     def _write_rows(self, name: str, rows: Iterable[EpochRecord | LayerRecord | FaultRecord]) -> None:
         write_atomic(self.path / name, "".join(json.dumps(row.to_dict()) + "\n" for row in rows))
