@@ -47,12 +47,12 @@ class _Layer(nn.modules.batchnorm._BatchNorm):
         channel_dim: int = 1,
         backend: str = "auto",
     ) -> None:
-        # torch before 2.13 has no argument for bias
-        extra = {} if bias else {"bias": False}
         for name, number in (("eps", eps), ("momentum", momentum if momentum is not None else 0)):
             if not isinstance(number, numbers.Real | Tensor):  # a YAML file gives 1e-5 as a string
                 raise TypeError(f"batch_norm: {name} expected a number, got {number!r}")
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **extra)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        if not bias:
+            self.register_parameter("bias", None)  # torch before 2.13 has no argument for it
         activation_code(activation)
         for name, value, known in (("nonfinite", nonfinite, NONFINITE), ("excluded", excluded, EXCLUDED)):
             if value not in known:
@@ -78,8 +78,7 @@ class _Layer(nn.modules.batchnorm._BatchNorm):
     @property
     def stats(self) -> Statistics:
         """The kind of statistics; `batchnorm.convert` gives a layer others, in place."""
-        kind: Statistics = self.__dict__["stats"]
-        return kind
+        return self._stats
 
     @stats.setter
     def stats(self, stats: object) -> NoReturn:
@@ -92,7 +91,7 @@ class _Layer(nn.modules.batchnorm._BatchNorm):
         """Keep the kind of statistics, and what it needs."""
         if not isinstance(stats, Statistics):
             raise ValueError(f"batch_norm: stats expected a kind such as Batch(), got {stats!r}")
-        vars(self)["stats"] = stats
+        self._stats = stats
         self._plain = type(stats) is Batch
         self._frozen, self._cumulative = stats.find(Frozen), stats.find(Cumulative) is not None
         if self.backend == "torch" and not self._plain:
@@ -117,6 +116,13 @@ class _Layer(nn.modules.batchnorm._BatchNorm):
         if vars(self).get("_frozen") is None:
             super().reset_running_stats()
         self._forget()
+
+    def reset_parameters(self) -> None:
+        """Start weight from 1, bias from 0, and the running statistics afresh."""
+        self.reset_running_stats()
+        for values, start in ((self.weight, 1), (self.bias, 0)):
+            if values is not None:  # which torch before 2.13 takes bias never to be
+                nn.init.constant_(values, start)
 
     def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
         super()._load_from_state_dict(*args, **options)

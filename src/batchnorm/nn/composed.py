@@ -151,14 +151,14 @@ def _check_values(input: Tensor, known: Moments, given: Given, rows: tuple[int, 
         where = "in this process" if given.ranks is None else "in any process of the group"
         raise ValueError(f"batch_norm: mask expected a true value, got none {where}")
     one_total = rows is None and len(given.sizes) == 1 and known.total.shape[1] == 1
-    if one_total and (known.total > 0) & (known.freedom == 0):
+    if one_total and (known.total > 0) & (known.freedom() == 0):
         refuse_one_value(input)
 
 
 def _scaling(
     layer: Any, input: Tensor, known: Moments, given: Given, rows: tuple[int, ...] | None
 ) -> Scaling:
-    scaling = Scaling(known.mean, known.var, total=known.total)
+    scaling = Scaling(known.mean, known.var(), total=known.total)
     lonely, renorm = _may_be_lonely(input, given, rows), layer.stats.find(Renorm)
     if not lonely and renorm is None:
         return scaling
@@ -168,8 +168,8 @@ def _scaling(
         running_mean, running_var = rows_of(layer.running_mean, rows), rows_of(layer.running_var, rows)
     if lonely:
         # what has fewer than two values has no statistics of its own
-        held = known.freedom == 0
-        mean, var = torch.where(held, running_mean, known.mean), torch.where(held, running_var, known.var)
+        held = known.freedom() == 0
+        mean, var = torch.where(held, running_mean, known.mean), torch.where(held, running_var, known.var())
         scaling = scaling._replace(mean=mean, var=var, held=held)
     if renorm is not None:
         with uncounted():

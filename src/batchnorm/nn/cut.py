@@ -74,13 +74,13 @@ def cut_batch(
 
 def _ghost_sizes(ghost: Ghost, samples: int, values: int) -> tuple[int, ...]:
     """Sizes of virtual batches; ``values`` per channel has each sample."""
-    # torch.compile cannot trace divmod of a size that varies
+    # torch.compile cannot trace divmod of a size that varies, torch 2.10's no assignment to an item of a list
     whole, left = samples // ghost.size, samples % ghost.size
     sizes = [ghost.size] * whole
     if left and (not sizes or (ghost.last == "keep" and left * values > 1)):
         sizes.append(left)
     elif left:
-        sizes[-1] += left
+        sizes = [*sizes[:-1], ghost.size + left]
     return tuple(sizes) or (0,)
 
 

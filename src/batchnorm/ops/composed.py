@@ -75,9 +75,9 @@ class Scaling(NamedTuple):
     def moved_to(self, total: Moments) -> "Scaling":
         """The same with the part's own statistics taken from ``total``, which autograd follows."""
         if self.held is None:
-            return self._replace(mean=total.mean, var=total.var)
+            return self._replace(mean=total.mean, var=total.var())
         mean = torch.where(self.held, self.mean, total.mean)
-        return self._replace(mean=mean, var=torch.where(self.held, self.var, total.var))
+        return self._replace(mean=mean, var=torch.where(self.held, self.var, total.var()))
 
     def coefficients(
         self, weight: Tensor | None, bias: Tensor | None, eps: float
@@ -122,7 +122,7 @@ class _Merge(Function):
     @staticmethod
     def forward(ctx: Any, packed: Tensor, ranks: Ranks, channels: int) -> tuple[Tensor, ...]:
         merged = Moments.unpacked(gather(packed, ranks), channels).merged()
-        total, mean, var = merged.total, merged.mean, merged.var
+        total, mean, var = merged.total, merged.mean, merged.var()
         ctx.ranks = ranks
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(packed, total, mean, var)

@@ -31,12 +31,10 @@ class Moments(NamedTuple):
     mean: Tensor
     m2: Tensor
 
-    @property
     def var(self) -> Tensor:
         """Biased variance, (P, C); 0 where there are no values."""
         return self.m2 / _positive(self.total)
 
-    @property
     def freedom(self) -> Tensor:
         """Σ w − Σ w² / Σ w: the degrees of freedom, M − 1 for M values; 0 for one value or none."""
         freedom = self.total - self.squares / _positive(self.total)

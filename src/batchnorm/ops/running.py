@@ -63,7 +63,7 @@ def move_rows(
     References:
         Hoffer, Hubara & Soudry 2017, arXiv:1705.08741, Algorithm 1, for parts that move one row.
     """
-    mean, freedom = moments.mean, moments.freedom
+    mean, freedom = moments.mean, moments.freedom()
     usable = (freedom > 0).expand(mean.shape)  # (P, C)
     counted = usable.any(1, keepdim=True).long()  # (P, 1)
     if num_batches_tracked is not None:

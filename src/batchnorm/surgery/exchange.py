@@ -131,7 +131,7 @@ def become(layer: BatchNorm, cls: type[Layer], **options: Any) -> None:
     """
     like = next((t for t in (layer.weight, layer.running_mean) if t is not None), None)
     if is_ours(layer):
-        options = {name: vars(layer)[name] for name in _options(cls) if name in vars(layer)} | options
+        options = {name: getattr(layer, name) for name in _options(cls)} | options
     fresh = cls(
         layer.num_features,
         layer.eps,
@@ -196,9 +196,9 @@ def back(layer: BatchNorm) -> None:
 
 
 def _options(cls: type[Layer]) -> list[str]:
-    """Names of the constructor's keyword-only arguments; each is an attribute too."""
+    """Names of the constructor's keyword-only arguments but ``bias``; each is an attribute too."""
     parameters = inspect.signature(cls).parameters.values()
-    return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "bias"]
 
 
 def _attributes(cls: type[BatchNorm]) -> frozenset[str]:
