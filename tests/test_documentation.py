@@ -143,6 +143,14 @@ def test_the_verdicts_of_the_readme_are_those_of_the_records():
     assert verdicts.headline(RESULTS / "studies") in page
 
 
+def test_the_conditions_that_are_not_met_are_those_of_the_records():
+    page = (ROOT / "docs" / "studies.md").read_text()
+    assert script("tools/verdict_table.py").unmet_table(RESULTS / "studies") in page
+    effects = [effect for record in read_verdicts(RESULTS / "studies") for effect in record.effects]
+    met = sum(effect.met is True for effect in effects)
+    assert f"Of the {len(effects)} conditions of the full run {met} are met." in page
+
+
 def test_the_verdicts_of_the_chinese_readme_are_the_same():
     words = {"holds": "成立", "holds in part": "部分成立", "does not hold here": "在此不成立"}
     rows = [line.split(" | ") for line in READMES[1].read_text().splitlines() if re.match(r"\| C\d\d ", line)]
@@ -170,3 +178,6 @@ def test_a_table_of_verdicts_has_a_row_a_claim(tmp_path):
     )
     assert {row.count("|") for row in rows} == {6}
     assert verdicts.headline(tmp_path) == "- One.\n- Two."
+    unmet = verdicts.unmet_table(tmp_path).splitlines()
+    assert unmet[2] == "| C01 | a second effect | above 1 × | 0.9 × (0.8 to 1.1) |"
+    assert unmet[5].startswith("| C04 | steps to 80 %, own best rates | above 1 × | not measured |")

@@ -1,4 +1,4 @@
-"""Print the README's tables of the studies' verdicts from their records.
+"""Print the README's tables of the studies' verdicts, and that of docs/studies.md, from their records.
 
 Usage: ``python tools/verdict_table.py docs/results/studies``.
 """
@@ -28,6 +28,17 @@ def _row(record: VerdictRecord) -> str:
     return f"| {' | '.join((*cells, measured))} |"
 
 
+def unmet_table(studies: Path) -> str:
+    """Markdown: a row a condition that is not met."""
+    rows = ["| | effect | must lie | mean (95 % interval) |", "| --- | --- | --- | --- |"]
+    for record in read_verdicts(studies):
+        for effect in record.effects:
+            if effect.met is not True:
+                bound = f"{effect.side} {effect.bound:g}{effect.unit and ' '}{effect.unit}"
+                rows.append(f"| {record.study.upper()} | {effect.text} | {bound} | {effect_words(effect)} |")
+    return "\n".join(rows)
+
+
 def headline(studies: Path) -> str:
     """What C06 found on the textbook's unstable test accuracy, as a Markdown list."""
     (prediction,) = (record for record in read_verdicts(studies) if record.study == "c06")
@@ -36,4 +47,4 @@ def headline(studies: Path) -> str:
 
 if __name__ == "__main__":
     directory = Path(sys.argv[1])
-    print(verdict_table(directory), headline(directory), sep="\n\n")
+    print(verdict_table(directory), headline(directory), unmet_table(directory), sep="\n\n")

@@ -31,8 +31,8 @@ def test_a_page_has_what_was_stated_before_and_what_came_out(tmp_path):
     for words in (
         "It does what it says.",
         "An interval that reaches 1.",
-        "steps to 80 %, own best rates met above 1 × 2.7 × 2.2 to 3.3 t of logarithms, n = 3",
-        "a second effect not met above 1 × 0.9 × 0.8 to 1.1 t of logarithms, n = 3",
+        "steps to 80 %, own best rates met 2.7 × 2.2 to 3.3 above 1 × t of logarithms, n = 3",
+        "a second effect not met 0.9 × 0.8 to 1.1 above 1 × t of logarithms, n = 3",
         "The best rate is 0.1.",
         "batchnorm study claim-1 --profile full --seeds 3",
         "none 0.01 0.4 0.35 0.45",
@@ -45,7 +45,9 @@ def test_a_bound_is_told_as_one(tmp_path):
     bound = effect(method="t of logarithms, at least")
     index = text(write_book([verdict(1, effects=(bound,))], tmp_path))
     assert "steps to 80 %, own best rates: ≥ 2.7 × (2.2 to 3.3)" in index
-    assert "≥ 2.7 × 2.2 to 3.3 t of logarithms, at least, n = 3" in text(tmp_path / "c01-claim-1.html")
+    assert "≥ 2.7 × 2.2 to 3.3 above 1 × t of logarithms, at least, n = 3" in text(
+        tmp_path / "c01-claim-1.html"
+    )
 
 
 def test_where_there_is_no_chance_it_tells_what_every_value_is(tmp_path):
@@ -54,7 +56,7 @@ def test_where_there_is_no_chance_it_tells_what_every_value_is(tmp_path):
     )
     index = text(write_book([verdict(1, effects=(exact,))], tmp_path))
     assert "steps to 80 %, own best rates: every value 0 to 0.5" in index
-    assert "below 1 every value 0 to 0.5 exact, n = 2" in text(tmp_path / "c01-claim-1.html")
+    assert "every value 0 to 0.5 - below 1 exact, n = 2" in text(tmp_path / "c01-claim-1.html")
     equal = dataclasses.replace(exact, values=(6.0, 6.0), mean=6.0, low=6.0, high=6.0)
     assert effect_words(equal) == "every value 6"
 
@@ -62,7 +64,7 @@ def test_where_there_is_no_chance_it_tells_what_every_value_is(tmp_path):
 def test_what_was_not_measured_has_no_numbers(tmp_path):
     index = text(write_book(book(), tmp_path))
     assert "not measured 0 of 1 steps to 80 %, own best rates: not measured" in index
-    assert "own best rates not measured above 1 × - - t of logarithms, n = 0" in text(
+    assert "own best rates not measured - - above 1 × t of logarithms, n = 0" in text(
         tmp_path / "c04-claim-4.html"
     )
 
@@ -115,6 +117,18 @@ def test_an_interval_that_leaves_a_logarithmic_axis_goes_to_its_end():
     )
     assert [row["low"] for row in panels(curve(rows=rows, y_scale="log"))[""]] == [0.2, 0.2]
     assert [row["low"] for row in panels(curve(rows=rows))[""]] == [-0.1, 0.2]
+
+
+def test_a_series_that_a_chart_cannot_show_is_named_there(tmp_path):
+    figure = curve(("before", "after"), y_scale="log")
+    lost = [
+        {**row, "mean": math.inf} if row["facet"] == "after" and row["series"] == "none" else row
+        for row in figure.rows
+    ]
+    write_book([verdict(1, figures=(dataclasses.replace(figure, rows=tuple(lost)),))], tmp_path)
+    page = text(tmp_path / "c01-claim-1.html")
+    assert page.count("Not drawn") == 1
+    assert "after Not drawn, for want of a number that the axes can show: none." in page
 
 
 def test_no_two_series_look_the_same():

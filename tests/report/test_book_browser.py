@@ -112,6 +112,25 @@ def test_ticks_are_numbers_as_people_write_them(browser: Browser, tmp_path: Path
     page.close()
 
 
+def test_whole_numbers_have_no_ticks_between_them(browser: Browser, tmp_path: Path):
+    rows = tuple({"series": "batch", "x": x, "mean": 10.0 * x, "low": x, "high": x} for x in (1, 2, 4))
+    write_book([verdict(1, figures=(curve(rows=rows, x_scale="linear"),))], tmp_path)
+    page = browser.new_page()
+    page.goto((tmp_path / "c01-claim-1.html").as_uri())
+    page.evaluate("window.reportDrawn")
+    ticks = page.locator(".role-axis-label text").all_text_contents()
+    assert ticks[:4] == ["1", "2", "3", "4"]
+    page.close()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_what_was_measured_is_in_sight_beside_its_verdict(visit_book: Open, width: int):
+    page = visit_book("c01-claim-1.html", width=width)
+    cell = page.locator(".conditions tbody td", has_text="2.7").bounding_box()
+    assert cell is not None
+    assert cell["x"] + cell["width"] <= width
+
+
 @pytest.mark.parametrize(("width", "leaning"), [(390, True), (1280, False)])
 def test_names_lean_only_where_they_would_overlap(
     browser: Browser, tmp_path: Path, width: int, leaning: bool

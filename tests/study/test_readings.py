@@ -109,3 +109,25 @@ def test_seeds_are_those_of_the_trials():
     record = verdict("c07", lambda settings, seed: {}, failed=lambda settings, seed: True)
     assert record.seeds == (0,)
     assert math.isnan(record.effects[0].mean)
+
+
+def test_a_network_that_guesses_at_every_rate_has_no_best_one():
+    def result(settings, seed):
+        trains = settings["depth"] < 56 or (settings["norm"] == "batch" and settings["shortcuts"])
+        return {"accuracy": 0.7 if trains else 0.1 + settings["lr"] / 10, "spread": [[1.0, 2.0]] * 2}
+
+    notes = verdict("c04", result).notes
+    assert notes[0] == (
+        "The plain network's best learning rate, of 0.005, 0.03: 0.005 with 8 layers, 0.005 with 20 layers, "
+        "none with 56 layers, none with 110 layers."
+    )
+    assert "none" not in notes[-1]
+
+
+def test_one_process_is_one():
+    arm = {"seconds": 1.0, "calls": 8, "bytes": 100}
+    record = verdict(
+        "c12", lambda settings, seed: {"gradients": 1000, "none": arm, "local": arm, "synced": arm}
+    )
+    assert "With 1 process a step with local takes 1.00 times none's." in record.notes
+    assert "With 2 processes a step with local takes 1.00 times none's." in record.notes

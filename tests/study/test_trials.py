@@ -49,6 +49,20 @@ def test_every_kind_of_statistics_is_tested_each_epoch():
     assert result["single"] < 1e-4
 
 
+def test_every_kind_of_statistics_is_tested_on_the_same_images(monkeypatch):
+    # the largest batches in which images are tested: 500, of which the sample has two, the whole set twenty
+    monkeypatch.setattr("batchnorm.study.images.EVALUATION_BATCH", 20)
+    tested = {}
+
+    def count(model, test, size):
+        tested[size] = sum(len(labels) for _, labels in test)
+        return 0.0
+
+    monkeypatch.setattr("batchnorm.study.prediction._with_batch_statistics", count)
+    train_book(**SMALL, seed=0, lr=0.1, momenta=(), batch_size=50, epochs=1)
+    assert tested == {500: 100, 4: 100}
+
+
 def test_layers_are_watched_without_a_trace():
     settings = {**SMALL, "seed": 0, "norm": "batch", "activation": "relu", "lr": 0.1, "batch_size": 50}
     often, rarely = (watch_layers(**settings, steps=12, looks=looks) for looks in (6, 2))

@@ -93,7 +93,6 @@ def _page(record: VerdictRecord, before: Sequence[VerdictRecord], after: Sequenc
         met=met_words(record),
         seeds=f"{len(record.seeds)} seeds" if len(record.seeds) > 1 else "one seed",
         profile=escape(record.profile),
-        images=_images(record),
         trials=f"{record.trials:,} trials" + (f", {record.failed} failed" if record.failed else ""),
         time=_time(record.cpu_seconds),
         conditions="".join(map(_condition, record.effects)),
@@ -134,8 +133,8 @@ def _condition(effect: EffectRecord) -> str:
     bound = f"{escape(effect.side)} {_number(effect.bound)}{_unit(effect)}"
     return (
         f'<tr class="{met.replace(" ", "-")}"><th scope="row">{escape(effect.text)}</th>'
-        f"<td><strong>{met}</strong></td><td>{bound}</td>"
-        f"<td>{_mean(effect)}</td><td>{_interval(effect)}</td>"
+        f"<td><strong>{met}</strong></td><td>{_mean(effect)}</td>"
+        f"<td>{_interval(effect)}</td><td>{bound}</td>"
         f"<td>{escape(effect.method)}, n = {len(effect.values)}</td></tr>"
     )
 
@@ -145,13 +144,13 @@ def effect_words(effect: EffectRecord) -> str:
     if not effect.values:
         return "not measured"
     if effect.method == "exact":
-        return f"{_mean(effect)} {_interval(effect)}"
+        return _mean(effect)
     return f"{_mean(effect)} ({_interval(effect)})"
 
 
 def _mean(effect: EffectRecord) -> str:
     if effect.method == "exact" and effect.values:
-        return "every value"
+        return f"every value {_ends(effect)}"
     sign = next((sign for word, sign in _SIGNS.items() if effect.method.endswith(word)), "")
     return f"{sign}{_number(effect.mean)}{_unit(effect)}" if effect.values else "-"
 
@@ -160,8 +159,10 @@ _SIGNS = {"at least": "≥ ", "at most": "≤ "}
 
 
 def _interval(effect: EffectRecord) -> str:
-    if not effect.values:
-        return "-"
+    return _ends(effect) if effect.values and effect.method != "exact" else "-"
+
+
+def _ends(effect: EffectRecord) -> str:
     low, high = _number(effect.low), _number(effect.high)
     return low if effect.method == "exact" and low == high else f"{low} to {high}"
 
@@ -185,7 +186,8 @@ def _figure(figure: Figure) -> str:
     )
     plots = "".join(
         f'<div class="panel">{f"<h3>{escape(facet)}</h3>" if facet else ""}'
-        f'<div class="plot" role="img" aria-label="{escape(_label(figure, facet, rows))}"></div></div>'
+        f'<div class="plot" role="img" aria-label="{escape(_label(figure, facet, rows))}"></div>'
+        f"{_absent(figure, rows)}</div>"
         for facet, rows in panels(figure).items()
     )
     return (
@@ -193,6 +195,15 @@ def _figure(figure: Figure) -> str:
         f'Band: {escape(figure.band)}.</figcaption><ul class="legend">{legend}</ul>'
         f'<div class="panels figure">{plots}</div>{_numbers(figure)}</figure>'
     )
+
+
+def _absent(figure: Figure, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Which series of the legend a chart has no point of, so that nobody looks for them."""
+    names = [name for name in series_styles(figure) if name not in {row["series"] for row in rows}]
+    if not names:
+        return ""
+    listed = escape(", ".join(names))
+    return f'<p class="note">Not drawn, for want of a number that the axes can show: {listed}.</p>'
 
 
 def _label(figure: Figure, facet: str, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -242,7 +253,7 @@ def met_words(record: VerdictRecord) -> str:
 
 
 def _images(record: VerdictRecord) -> str:
-    return "the embedded sample" if record.data == "embedded-sample" else "all of Fashion-MNIST"
+    return "the embedded sample" if record.data == "embedded-sample" else "Fashion-MNIST"
 
 
 def _time(seconds: float) -> str:

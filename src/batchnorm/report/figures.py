@@ -93,6 +93,8 @@ def spec_of(figure: Figure, paint: Paint) -> Spec:
     else:
         x |= {"type": "quantitative", "scale": {"type": figure.x_scale, "zero": False, "nice": False}}
         x |= {"axis": {"tickCount": 6, "format": _TICKS[figure.x_scale]}}
+        if figure.x_scale == "linear" and all(isinstance(row["x"], int) for row in figure.rows):
+            x["axis"]["tickMinStep"] = 1  # there is no step, and no process, and a half
     # a logarithmic axis over less than a decade would have no label
     y: Spec = {"type": "quantitative", "scale": {"type": figure.y_scale, "zero": False}}
     y |= {"axis": {"tickCount": 5, "format": _TICKS[figure.y_scale]}}

@@ -1,7 +1,7 @@
 """C04: without batch normalization depth is limited; with it and shortcuts over a hundred layers train."""
 
 import operator
-from collections.abc import Sequence
+import statistics
 from typing import Any
 
 from batchnorm.records import Figure
@@ -21,6 +21,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "residual, batch norm": {"shortcuts": True, "norm": "batch"},
 }
 Rates = dict[tuple[str, int], Any]
+GUESSING = 0.15  # one in ten, with some luck
 # an image and layer of the deep nets costs so much in images of LeNet, by how small it was made
 LAYER_COST = {4: 0.18, 2: 0.45}
 
@@ -97,13 +98,21 @@ def _read(results: Results, plan: Plan) -> Reading:
             ),
             _spreads(results, rates),
         ],
-        notes=[_told(name, rates, results.choices("lr")) for name in NETWORKS if results.rows],
+        notes=[_told(name, results, rates) for name in NETWORKS if results.rows],
     )
 
 
-def _told(name: str, rates: Rates, tried: Sequence[float]) -> str:
-    found = ", ".join(f"{rates[name, depth]} with {depth} layers" for depth in DEPTHS)
-    return f"The {name} network's best learning rate, of {', '.join(map(str, tried))}: {found}."
+def _told(name: str, results: Results, rates: Rates) -> str:
+    """Best rates in words; where a network guesses at all of them, none is."""
+
+    def best(depth: int) -> Any:
+        rate = rates[name, depth]
+        shares = results.per_seed("accuracy", lr=rate, depth=depth, **NETWORKS[name]).values()
+        return rate if shares and statistics.fmean(shares) > GUESSING else "none"
+
+    tried = ", ".join(map(str, results.choices("lr")))
+    found = ", ".join(f"{best(depth)} with {depth} layers" for depth in DEPTHS)
+    return f"The {name} network's best learning rate, of {tried}: {found}."
 
 
 def _growth(result: Any) -> float:
@@ -116,7 +125,7 @@ def _spreads(results: Results, rates: Rates) -> Figure:
     for name, network in NETWORKS.items():
         for row in results.where(depth=110, lr=rates[name, 110], **network).rows[:1]:
             for spread, facet in zip(
-                row.result["spread"], ("before the first step", "after five"), strict=True
+                row.result["spread"], ("before the first step", "after five steps"), strict=True
             ):
                 rows += [
                     {"series": name, "x": place, "mean": value, "low": value, "high": value, "facet": facet}

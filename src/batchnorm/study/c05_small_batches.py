@@ -50,7 +50,7 @@ def batch_of_one(*, seed: int) -> dict[str, Any]:
         refused = 1
     return {
         "from_beta": (output - layer.bias).abs().max().item(),
-        # each sample's own part: what they share cancels by the mean
+        # the four are one sample: its gradient is the sum of theirs
         "gradient": batch.grad.sum(0).abs().max().item(),
         "refused": refused,
     }

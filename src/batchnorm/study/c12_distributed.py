@@ -57,13 +57,12 @@ def _read(results: Results, plan: Plan) -> Reading:
         for row in many[:1]
     ]
     for processes in PROCESSES:
+        noun = "process" if processes == 1 else "processes"
         for over, under in (("local", "none"), ("synced", "local")):
             cell = ratio(processes, over, under)
             if cell:
                 mean = statistics.geometric_mean(cell.values())
-                notes.append(
-                    f"With {processes} processes a step with {over} takes {mean:.2f} times {under}'s."
-                )
+                notes.append(f"With {processes} {noun} a step with {over} takes {mean:.2f} times {under}'s.")
     return Reading(
         effects={
             "local is silent": [row.result["local"]["calls"] for row in results.rows],
@@ -99,8 +98,10 @@ STUDY = Study(
     hypothesis="With statistics of each process's own, the layers send nothing, and training scales like a "
     "network without them. Synchronized statistics call two collectives a layer and step, small ones, and "
     "make steps slower, the more so the more processes there are.",
-    held_equal="Initial weights, images, 64 images in each process, one thread each, gloo on one machine, "
-    "torch's DistributedDataParallel as it comes. The arms take their steps in turn.",
+    held_equal="Initial weights, 64 images of noise in each process, one thread each, gloo on one machine, "
+    "torch's DistributedDataParallel as it comes, which also sends the layers' running statistics from the "
+    "first process to the others before each step; not used with one process. The arms take their steps in "
+    "turn.",
     measure="Median time of a step in the first process, forward, backward and exchange of gradients; calls "
     "and bytes of the layers' own collectives. Where the machine has fewer cores than there are processes, "
     "all arms wait for the cores.",

@@ -101,7 +101,7 @@ def train_book(
             with swapped_statistics(model, averages.statistics(momentum)):
                 found.append(evaluate(model, test))
         result["batch"].append(_with_batch_statistics(model, test, 500))
-        result["batch_of_4"].append(_with_batch_statistics(model, test[:2], 4))
+        result["batch_of_4"].append(_with_batch_statistics(model, test, 4))
     result["single"] = _single(model, test[0][0][:16])
     return result
 
