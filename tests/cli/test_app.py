@@ -116,28 +116,14 @@ def test_a_training_whose_table_nobody_reads_is_kept(tmp_path, more):
     assert (tmp_path / "here" / "report.html").is_file()
 
 
-def test_an_interrupt_is_said_in_one_line(tmp_path):
+@pytest.mark.parametrize(("error", "status", "words"), [
+    ("KeyboardInterrupt", 130, "interrupted"),
+    ("OSError(28, 'No space left on device', b'here')", 2, "No space left on device: here"),
+])  # fmt: skip
+def test_what_ends_a_command_is_said_in_one_line(tmp_path, error, status, words):
     code = (
         "import batchnorm.cli.report as r\n"
-        "def stop(directory): raise KeyboardInterrupt\n"
-        "r.read_run = stop\n"
-        "from batchnorm.cli import main; main()"
-    )
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.json").write_text("{}")
-    command = [sys.executable, "-c", code, "report", "run"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert (result.returncode, result.stderr) == (130, "batchnorm: error: interrupted\n")
-
-
-def test_rules_have_their_words_without_docstrings():
-    assert run("explain", "BN013", PYTHONOPTIMIZE="2").stdout == run("explain", "BN013").stdout != ""
-
-
-def test_a_file_name_in_bytes_is_said_as_text(tmp_path):
-    code = (
-        "import batchnorm.cli.report as r\n"
-        "def fail(directory): raise OSError(28, 'No space left on device', b'here')\n"
+        f"def fail(directory): raise {error}\n"
         "r.read_run = fail\n"
         "from batchnorm.cli import main; main()"
     )
@@ -145,4 +131,8 @@ def test_a_file_name_in_bytes_is_said_as_text(tmp_path):
     (tmp_path / "run" / "config.json").write_text("{}")
     command = [sys.executable, "-c", code, "report", "run"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert (result.returncode, result.stderr) == (2, "batchnorm: error: No space left on device: here\n")
+    assert (result.returncode, result.stderr) == (status, f"batchnorm: error: {words}\n")
+
+
+def test_rules_have_their_words_without_docstrings():
+    assert run("explain", "BN013", PYTHONOPTIMIZE="2").stdout == run("explain", "BN013").stdout != ""
