@@ -63,19 +63,23 @@ def test_what_needs_no_extra_goes_without(tmp_path):
     assert report.stderr == f"batchnorm: error: {missing}{EXTRA}\n"
 
 
-@pytest.mark.parametrize("error", ["ImportError('cannot import name')", "TypeError('not callable')"])
-def test_another_error_is_a_fault_of_ours(tmp_path, error):
+def report_that_raises(error, cwd):
+    """``batchnorm report`` of a run whose reading raises."""
     code = (
         "import batchnorm.cli.report as r\n"
         f"def fail(directory): raise {error}\n"
         "r.read_run = fail\n"
         "from batchnorm.cli import main; main()"
     )
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.json").write_text("{}")
-    result = subprocess.run(
-        [sys.executable, "-c", code, "report", "run"], capture_output=True, text=True, cwd=tmp_path
-    )
+    (cwd / "run").mkdir()
+    (cwd / "run" / "config.json").write_text("{}")
+    command = [sys.executable, "-c", code, "report", "run"]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+
+
+@pytest.mark.parametrize("error", ["ImportError('cannot import name')", "TypeError('not callable')"])
+def test_another_error_is_a_fault_of_ours(tmp_path, error):
+    result = report_that_raises(error, tmp_path)
     kind, words = error.removesuffix("')").split("('")
     assert result.returncode == 3
     assert result.stderr == (
@@ -121,16 +125,7 @@ def test_a_training_whose_table_nobody_reads_is_kept(tmp_path, more):
     ("OSError(28, 'No space left on device', b'here')", 2, "No space left on device: here"),
 ])  # fmt: skip
 def test_what_ends_a_command_is_said_in_one_line(tmp_path, error, status, words):
-    code = (
-        "import batchnorm.cli.report as r\n"
-        f"def fail(directory): raise {error}\n"
-        "r.read_run = fail\n"
-        "from batchnorm.cli import main; main()"
-    )
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.json").write_text("{}")
-    command = [sys.executable, "-c", code, "report", "run"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    result = report_that_raises(error, tmp_path)
     assert (result.returncode, result.stderr) == (status, f"batchnorm: error: {words}\n")
 
 
