@@ -169,7 +169,7 @@ def _scaling(
     if lonely:
         # what has fewer than two values has no statistics of its own
         held = known.freedom() == 0
-        mean, var = torch.where(held, running_mean, known.mean), torch.where(held, running_var, known.var())
+        mean, var = torch.where(held, running_mean, known.mean), torch.where(held, running_var, scaling.var)
         scaling = scaling._replace(mean=mean, var=var, held=held)
     if renorm is not None:
         with uncounted():
