@@ -31,13 +31,13 @@ def test_what_a_killed_writer_left_can_be_removed_and_nothing_else(tmp_path):
     for each in (*kept, left):
         each.write_text("")
     now = left.stat().st_mtime
-    remove_unfinished(path, before=now)
+    remove_unfinished(tmp_path, {path.name}, before=now)
     assert left.exists()
-    remove_unfinished(path, before=now + 1)
+    remove_unfinished(tmp_path, {path.name}, before=now + 1)
     assert set(tmp_path.iterdir()) == set(kept)
     left.write_text("")
     os.utime(left, (now + 1e6, now + 1e6))  # a clock that went back
-    remove_unfinished(path)
+    remove_unfinished(tmp_path, {path.name})
     assert set(tmp_path.iterdir()) == set(kept)
 
 

@@ -94,7 +94,7 @@ def _get(address: str, progress: bool) -> bytes:
 def _keep(cache: Path, name: str, content: bytes, notify: Callable[[DataWarning], object]) -> bool:
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(cache / name, before=time.time() - WRITTEN_SECONDS)
+        remove_unfinished(cache, {name}, before=time.time() - WRITTEN_SECONDS)
         write_atomic(cache / name, content)
     except OSError as error:
         notify(

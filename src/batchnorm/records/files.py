@@ -1,12 +1,11 @@
 """Files that are whole or absent, never half-written."""
 
 import contextlib
-import glob
 import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -72,17 +71,19 @@ def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
-def remove_unfinished(path: Path, before: float = math.inf) -> None:
-    """Remove what writers of a file left behind who were killed.
+def remove_unfinished(directory: Path, names: Container[str], before: float = math.inf) -> None:
+    """Remove what writers of files left behind who were killed.
 
     Args:
-        path: The file, as given to `atomic_file`.
+        directory: Where the files are.
+        names: Theirs, as given to `atomic_file`.
         before: Leave alone what was written after this time, in seconds since the epoch. Who gives none
             knows that nobody writes now.
     """
-    for left in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}"):  # mkstemp's eight characters
+    for left in directory.glob(f".*.{'?' * 8}"):  # mkstemp's eight characters
+        name = left.name[1:-9]
         with contextlib.suppress(FileNotFoundError):
-            if left.stat().st_mtime < before:
+            if name in names and left.stat().st_mtime < before:
                 left.unlink()
 
 

@@ -64,8 +64,7 @@ class StudyDirectory:
                 f"study: out expected a directory that can be written, got {path} ({error.strerror})"
             ) from error
         if not dry:
-            for name in (TRIALS, VERDICT):
-                remove_unfinished(path / name)
+            remove_unfinished(path, {TRIALS, VERDICT})
         rows = list(read_records(self.trials, TrialRecord))
         self.records = {row.key: row for row in rows}
         if rows and not dry:  # drops the unfinished last line of a killed process, not to be appended to

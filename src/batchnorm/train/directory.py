@@ -185,8 +185,8 @@ class RunDirectory:
 
     def _sweep(self) -> None:
         """Remove what writers that were killed left; we hold the lock, so that nobody writes now."""
-        for path in (*(self.path / name for name in FILES), *(self.weights(*trial) for trial in self.trials)):
-            remove_unfinished(path)
+        remove_unfinished(self.path, FILES)
+        remove_unfinished(self.path / WEIGHTS, {self.weights(*trial).name for trial in self.trials})
 
     def _begin(self, environment: dict[str, Any]) -> None:
         epochs = len(list(read_records(self.path / METRICS, EpochRecord)))
